@@ -1,0 +1,10 @@
+# Everything comes from Debian 12 packages (scripts/install_packages.sh).
+find_package(Threads REQUIRED)
+find_package(absl REQUIRED)
+find_package(dnnl REQUIRED)
+find_package(nlohmann_json 3.11 REQUIRED)
+find_package(CLI11 REQUIRED)
+find_package(OpenSSL REQUIRED COMPONENTS Crypto)
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(ONIGURUMA REQUIRED IMPORTED_TARGET oniguruma)
+pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)

@@ -1,0 +1,46 @@
+# The parts of the program, lowest first. A library may use only what its line names;
+# tests/layers_test.py holds every #include against this table.
+
+# cvxq_library(folder [SOURCES extra globs] LINK libraries...)
+function(cvxq_library folder)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LINK" ${ARGN})
+  set(globs "${CMAKE_SOURCE_DIR}/${folder}/*.cc")
+  foreach(extra IN LISTS ARG_SOURCES)
+    list(APPEND globs "${CMAKE_SOURCE_DIR}/${folder}/${extra}")
+  endforeach()
+  file(GLOB sources CONFIGURE_DEPENDS ${globs})
+  if(NOT sources)
+    add_library(cvxq_${folder} INTERFACE)
+    target_link_libraries(cvxq_${folder} INTERFACE ${ARG_LINK})
+    return()
+  endif()
+  add_library(cvxq_${folder} STATIC ${sources})
+  target_include_directories(cvxq_${folder} PUBLIC "${CMAKE_SOURCE_DIR}")
+  target_link_libraries(cvxq_${folder} PUBLIC ${ARG_LINK})
+endfunction()
+
+cvxq_library(base LINK absl::status absl::statusor absl::strings absl::str_format absl::time
+             OpenSSL::Crypto Threads::Threads)
+cvxq_library(tensor LINK cvxq_base)
+cvxq_library(storage LINK cvxq_tensor nlohmann_json::nlohmann_json)
+cvxq_library(kernels SOURCES "reference/*.cc" "cpu/*.cc" LINK cvxq_tensor DNNL::dnnl gomp)
+cvxq_library(model LINK cvxq_kernels cvxq_storage PkgConfig::ONIGURUMA PkgConfig::UTF8PROC)
+cvxq_library(quant LINK cvxq_kernels)
+cvxq_library(pipeline LINK cvxq_model cvxq_quant)
+
+# A file named *_avx2.cc or *_avx512*.cc is compiled for that instruction set and called only
+# after a check at run time. Such files keep everything in an unnamed namespace and include no
+# header with inline functions, so that no code of theirs is linked into the common path.
+file(GLOB avx2_sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/kernels/cpu/*_avx2.cc")
+file(GLOB avx512_sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/kernels/cpu/*_avx512.cc")
+set_source_files_properties(${avx2_sources} PROPERTIES COMPILE_OPTIONS
+                            "-march=x86-64-v3;-O3")
+set_source_files_properties(${avx512_sources} PROPERTIES COMPILE_OPTIONS
+                            "-march=x86-64-v4;-mprefer-vector-width=512;-O3")
+
+file(GLOB cli_sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/cli/*.cc")
+if(cli_sources)
+  add_executable(cvxq ${cli_sources})
+  target_link_libraries(cvxq PRIVATE cvxq_pipeline CLI11::CLI11)
+  install(TARGETS cvxq)
+endif()

@@ -1,0 +1,61 @@
+// Text to token ids and back, as the `tokenizers` library does it: from tokenizer.json (byte-level
+// and SentencePiece-style BPE) or from OPT's and GPT-2's vocab.json + merges.txt.
+//
+//   CVXQ_ASSIGN_OR_RETURN(auto tokenizer, Tokenizer::Load("models/kjv-llama-1m"));
+//   std::vector<int32_t> ids = tokenizer->Encode("In the beginning", /*add_special_tokens=*/false);
+#ifndef CVXQ_MODEL_TOKENIZER_H_
+#define CVXQ_MODEL_TOKENIZER_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/status.h"
+
+namespace cvxq {
+
+// Immutable after Load; every member may be called from any thread.
+class Tokenizer {
+ public:
+  // From a checkpoint folder: tokenizer.json, else vocab.json + merges.txt; the names of the special
+  // tokens from tokenizer_config.json, their ids else from generation_config.json and config.json.
+  static StatusOr<std::unique_ptr<const Tokenizer>> Load(const std::string& folder);
+  // From the text of a tokenizer.json; `where` is for messages. No special tokens are named.
+  static StatusOr<std::unique_ptr<const Tokenizer>> Parse(std::string_view json, std::string where);
+
+  virtual ~Tokenizer() = default;
+
+  // Broken UTF-8 is replaced by U+FFFD, one for each maximal ill-formed part (as Rust's
+  // from_utf8_lossy and Python's errors="replace" do). With add_special_tokens the post-processor's
+  // template is applied (BOS and so on). Text far longer than memory for one pass is fine up to 2 GB.
+  virtual std::vector<int32_t> Encode(std::string_view text, bool add_special_tokens) const = 0;
+  // The text of ids; unknown ids give nothing. Bytes that are not UTF-8 become U+FFFD.
+  virtual std::string Decode(const std::vector<int32_t>& ids, bool skip_special_tokens) const = 0;
+
+  virtual int64_t vocabulary() const = 0;  // largest id + 1
+  virtual std::optional<int32_t> bos() const = 0;
+  virtual std::vector<int32_t> eos() const = 0;  // all ids that end a text
+};
+
+// Turns a growing list of ids into text piece by piece, holding back bytes that are not yet a whole
+// character: for streaming.
+class StreamDecoder {
+ public:
+  explicit StreamDecoder(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
+  // The text that `id` adds (may be empty).
+  std::string Add(int32_t id);
+  // What is held back at the end.
+  std::string Flush();
+
+ private:
+  const Tokenizer& tokenizer_;
+  std::vector<int32_t> ids_;  // since the last safe cut
+  std::string emitted_;       // text of ids_ given out so far
+};
+
+}  // namespace cvxq
+
+#endif  // CVXQ_MODEL_TOKENIZER_H_

@@ -1,0 +1,50 @@
+// A Hugging Face checkpoint folder: config.json and one or many safetensors files.
+//
+//   folder/config.json
+//   folder/model.safetensors                          or
+//   folder/model.safetensors.index.json               {"weight_map": {tensor: shard file}}
+//   folder/model-00001-of-00002.safetensors ...
+#ifndef CVXQ_STORAGE_CHECKPOINT_H_
+#define CVXQ_STORAGE_CHECKPOINT_H_
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "nlohmann/json.hpp"
+#include "storage/safetensors.h"
+#include "tensor/tensor.h"
+
+namespace cvxq {
+
+class Checkpoint {
+ public:
+  // Opens every shard and checks that the index and the shards agree. Errors name the file.
+  static StatusOr<std::shared_ptr<const Checkpoint>> Open(const std::string& folder);
+
+  const std::string& folder() const { return folder_; }
+  const nlohmann::json& config() const { return config_; }
+  // nullptr if absent.
+  const HostTensor* Find(const std::string& name) const;
+  // kNotFound with the folder's name if absent.
+  StatusOr<HostTensor> Get(const std::string& name) const;
+  std::vector<std::string> names() const;  // sorted
+  // Metadata of the files joined (first file wins).
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  void Release(const std::string& name) const;  // see SafetensorsFile::Release
+  int64_t total_bytes() const { return total_bytes_; }  // of all tensors
+
+ private:
+  std::string folder_;
+  nlohmann::json config_;
+  std::vector<std::shared_ptr<const SafetensorsFile>> files_;
+  std::map<std::string, const SafetensorsFile*> location_;
+  std::map<std::string, std::string> metadata_;
+  int64_t total_bytes_ = 0;
+};
+
+}  // namespace cvxq
+
+#endif  // CVXQ_STORAGE_CHECKPOINT_H_

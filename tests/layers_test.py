@@ -1,0 +1,38 @@
+"""Holds every #include of the project against the layers: includes go downwards only.
+
+The table is the one drawn in docs/design.md: for each folder, the folders it may include.
+"""
+import pathlib
+import re
+import sys
+
+ALLOWED = {
+    "base": set(),
+    "tensor": {"base"},
+    "storage": {"tensor", "base"},
+    "kernels": {"tensor", "base"},
+    "model": {"kernels", "storage", "tensor", "base"},
+    "quant": {"kernels", "tensor", "base"},
+    "pipeline": {"model", "quant", "kernels", "storage", "tensor", "base"},
+    "cli": {"pipeline", "model", "quant", "kernels", "storage", "tensor", "base"},
+}
+
+
+def main(root: pathlib.Path) -> int:
+    checked = failures = 0
+    for folder, allowed in ALLOWED.items():
+        for path in sorted((root / folder).rglob("*")):
+            if path.suffix not in (".h", ".cc", ".cu"):
+                continue
+            checked += 1
+            for line in path.read_text().splitlines():
+                match = re.match(r'\s*#include "([a-z_]+)/', line)
+                if match and match[1] in ALLOWED and match[1] != folder and match[1] not in allowed:
+                    print(f"{path.relative_to(root)}: {folder}/ may not include {match[1]}/: {line}")
+                    failures += 1
+    print(f"{checked} files checked, {failures} includes go the wrong way")
+    return 1 if failures or checked == 0 else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(pathlib.Path(sys.argv[1])))
