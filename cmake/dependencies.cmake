@@ -1,7 +1,12 @@
 # Everything comes from Debian 12 packages (scripts/install_packages.sh).
 find_package(Threads REQUIRED)
 find_package(absl REQUIRED)
-find_package(dnnl REQUIRED)
+# oneDNN's own package file asks for OpenCL headers that the CPU library does not need.
+find_library(DNNL_LIBRARY dnnl REQUIRED)
+find_path(DNNL_INCLUDE_DIR dnnl.hpp REQUIRED)
+add_library(DNNL::dnnl SHARED IMPORTED)
+set_target_properties(DNNL::dnnl PROPERTIES IMPORTED_LOCATION "${DNNL_LIBRARY}"
+                                            INTERFACE_INCLUDE_DIRECTORIES "${DNNL_INCLUDE_DIR}")
 find_package(nlohmann_json 3.11 REQUIRED)
 find_package(CLI11 REQUIRED)
 find_package(OpenSSL REQUIRED COMPONENTS Crypto)
