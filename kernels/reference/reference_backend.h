@@ -1,0 +1,64 @@
+// The specification of every operation of backend.h as plain loops, one file for each family.
+// Sums are in double and rounded once; one thread.
+#ifndef CVXQ_KERNELS_REFERENCE_REFERENCE_BACKEND_H_
+#define CVXQ_KERNELS_REFERENCE_REFERENCE_BACKEND_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "kernels/host_memory.h"
+
+namespace cvxq {
+
+class ReferenceBackend : public HostBackend {
+ public:
+  std::string name() const override;
+  std::string numerics_class() const override;
+  bool fast_bf16() const override;
+
+  void Convert(const Tensor& src, Tensor dst) override;
+
+  void Linear(const Tensor& x, const Tensor& w, const Tensor& bias, Tensor y) override;
+  void LinearBackward(const Tensor& gy, const Tensor& w, Tensor gx, bool accumulate) override;
+  std::shared_ptr<PackedWeight> ImportPacked(const PackedMatrix& matrix) override;
+  void PackedLinear(const Tensor& x, const PackedWeight& w, const Tensor& bias, Tensor y) override;
+  void Unpack(const PackedWeight& packed, Tensor w) override;
+
+  void AddSecondMoment(const Tensor& x, Tensor h) override;
+  void AddBlockSecondMoment(const Tensor& x, Tensor h) override;
+  void AddColumnSums(const Tensor& x, Tensor sums) override;
+  void AddSquaredGradient(const Tensor& gy, const Tensor& x, const Tensor& row_group,
+                          const Tensor& column_group, Tensor sums) override;
+
+  void Embed(const Tensor& table, const Tensor& ids, float scale, Tensor y) override;
+  void AddPositions(const Tensor& table, int64_t position, int64_t T, Tensor y) override;
+  void Norm(NormKind kind, float epsilon, const Tensor& x, const Tensor& w, const Tensor& b,
+            Tensor y) override;
+  void NormBackward(NormKind kind, float epsilon, const Tensor& x, const Tensor& w,
+                    const Tensor& gy, Tensor gx, bool accumulate) override;
+  void Rope(RopeKind kind, int64_t head_dim, const Tensor& cosine, const Tensor& sine,
+            int64_t position, int64_t T, bool inverse, Tensor x) override;
+  void Attention(const AttentionSpec& spec, int64_t B, const Tensor& q, const Tensor& k,
+                 const Tensor& v, bool compute_bf16, Tensor y) override;
+  void AttentionBackward(const AttentionSpec& spec, int64_t B, const Tensor& q, const Tensor& k,
+                         const Tensor& v, const Tensor& gy, bool compute_bf16, Tensor gq, Tensor gk,
+                         Tensor gv) override;
+  void Activation(ActivationKind kind, const Tensor& gate, const Tensor& up, Tensor y) override;
+  void ActivationBackward(ActivationKind kind, const Tensor& gate, const Tensor& up,
+                          const Tensor& gy, Tensor ggate, Tensor gup) override;
+  void AddScaled(float alpha, const Tensor& x, Tensor y) override;
+  void ScaleRows(const Tensor& scale, Tensor x) override;
+  void ScaleAndCap(float scale, float cap, Tensor x) override;
+  void ScaleAndCapBackward(float scale, float cap, const Tensor& y, Tensor g) override;
+
+  void SampleLabelGradient(const Tensor& logits, uint64_t key, uint64_t first_counter,
+                           Tensor g) override;
+  void NegativeLogLikelihood(const Tensor& logits, const Tensor& targets, Tensor nll) override;
+  void KlDivergence(const Tensor& reference, const Tensor& logits, Tensor kl,
+                    Tensor agree) override;
+};
+
+}  // namespace cvxq
+
+#endif  // CVXQ_KERNELS_REFERENCE_REFERENCE_BACKEND_H_
