@@ -1,0 +1,36 @@
+#include "base/interrupt.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <atomic>
+
+namespace cvxq {
+namespace {
+
+std::atomic<bool> interrupted = false;
+static_assert(std::atomic<bool>::is_always_lock_free, "a signal handler may not take a lock");
+
+void HandleSignal(int) {
+  if (interrupted.exchange(true)) _exit(130);
+}
+
+}  // namespace
+
+void InstallInterruptHandler() {
+  struct sigaction action = {};
+  action.sa_handler = HandleSignal;
+  // Reads and writes in progress go on: the flag is looked at between steps, not in system calls.
+  action.sa_flags = SA_RESTART;
+  sigemptyset(&action.sa_mask);
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+}
+
+bool Interrupted() { return interrupted.load(std::memory_order_relaxed); }
+
+Status CheckInterrupted() {
+  return Interrupted() ? absl::CancelledError("interrupted") : absl::OkStatus();
+}
+
+}  // namespace cvxq
