@@ -27,10 +27,9 @@ using absl::StatusOr;
 #define CVXQ_CONCAT(a, b) CVXQ_CONCAT_INNER(a, b)
 
 // Returns the status of `expression` from the enclosing function unless it is OK.
-#define CVXQ_RETURN_IF_ERROR(expression)                         \
-  do {                                                           \
-    if (absl::Status cvxq_status = (expression); !cvxq_status.ok()) \
-      return cvxq_status;                                        \
+#define CVXQ_RETURN_IF_ERROR(expression)                                                \
+  do {                                                                                  \
+    if (absl::Status cvxq_status = (expression); !cvxq_status.ok()) return cvxq_status; \
   } while (false)
 
 // Evaluates a StatusOr; on success moves its value into `lhs`, otherwise returns its status.

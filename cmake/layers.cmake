@@ -25,7 +25,7 @@ cvxq_library(tensor LINK cvxq_base)
 cvxq_library(storage LINK cvxq_tensor nlohmann_json::nlohmann_json)
 cvxq_library(kernels SOURCES "reference/*.cc" "cpu/*.cc" LINK cvxq_tensor DNNL::dnnl gomp)
 cvxq_library(model LINK cvxq_kernels cvxq_storage PkgConfig::ONIGURUMA PkgConfig::UTF8PROC)
-cvxq_library(quant LINK cvxq_kernels)
+cvxq_library(quant LINK cvxq_kernels ZLIB::ZLIB)
 cvxq_library(pipeline LINK cvxq_model cvxq_quant)
 
 # A file named *_avx2.cc or *_avx512*.cc is compiled for that instruction set and called only

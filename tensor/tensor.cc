@@ -6,7 +6,9 @@
 
 namespace cvxq {
 
-std::string Shape::ToString() const { return absl::StrCat("[", absl::StrJoin(extents_, ", "), "]"); }
+std::string Shape::ToString() const {
+  return absl::StrCat("[", absl::StrJoin(extents_, ", "), "]");
+}
 
 StatusOr<std::vector<float>> ToFloats(const HostTensor& tensor) {
   const int64_t n = tensor.shape.elements();
