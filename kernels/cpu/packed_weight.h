@@ -1,7 +1,7 @@
 // Packed matrices on the CPU: an in-memory layout for products straight from the codes, and the
 // functions that the CPU backend calls. Each function picks the widest instruction set at run time.
 //
-// See packed_weight.cc for the layout in memory.
+// See packed_layout.h for the layout in memory.
 #ifndef CVXQ_KERNELS_CPU_PACKED_WEIGHT_H_
 #define CVXQ_KERNELS_CPU_PACKED_WEIGHT_H_
 
@@ -22,8 +22,8 @@ std::shared_ptr<CpuPackedWeight> MakeCpuPackedWeight(const PackedMatrix& matrix)
 void PackedProduct(const CpuPackedWeight& weight, const float* x, int64_t n, const float* bias,
                    float* y, ThreadPool& pool);
 
-// Decodes the whole matrix to w[M,N]; exact to the bit (packed_matrix.h), in BF16 rounded to nearest
-// even from the exact float.
+// Decodes the whole matrix to w[M,N]; exact to the bit (packed_matrix.h), in BF16 rounded to
+// nearest even from the exact float.
 void UnpackToFloat(const CpuPackedWeight& weight, float* w, ThreadPool& pool);
 void UnpackToBF16(const CpuPackedWeight& weight, uint16_t* w, ThreadPool& pool);
 
