@@ -21,27 +21,34 @@ namespace cvxq {
 
 class Checkpoint {
  public:
-  // Opens every shard and checks that the index and the shards agree. Errors name the file.
+  // Opens every shard and checks that the index and the shards agree. Errors name the file:
+  // kNotFound a missing one, kDataLoss a broken one or an index that leads out of the folder.
   static StatusOr<std::shared_ptr<const Checkpoint>> Open(const std::string& folder);
 
   const std::string& folder() const { return folder_; }
   const nlohmann::json& config() const { return config_; }
   // nullptr if absent.
   const HostTensor* Find(const std::string& name) const;
-  // kNotFound with the folder's name if absent.
+  // kNotFound with the folder's name if absent, kUnimplemented if its type has no place in DType.
   StatusOr<HostTensor> Get(const std::string& name) const;
-  std::vector<std::string> names() const;  // sorted
+  std::vector<std::string> names() const;  // sorted, those that Find finds
+  // The others: see SafetensorsFile::unsupported.
+  const std::map<std::string, std::string>& unsupported() const { return unsupported_; }
   // Metadata of the files joined (first file wins).
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
-  void Release(const std::string& name) const;  // see SafetensorsFile::Release
+  void Release(const std::string& name) const;          // see SafetensorsFile::Release
   int64_t total_bytes() const { return total_bytes_; }  // of all tensors
 
  private:
+  Checkpoint() = default;
+  Status OpenShards(const std::string& index_path);
+  void Add(std::shared_ptr<const SafetensorsFile> file);
+
   std::string folder_;
   nlohmann::json config_;
   std::vector<std::shared_ptr<const SafetensorsFile>> files_;
   std::map<std::string, const SafetensorsFile*> location_;
-  std::map<std::string, std::string> metadata_;
+  std::map<std::string, std::string> unsupported_, metadata_;
   int64_t total_bytes_ = 0;
 };
 

@@ -12,9 +12,12 @@
 
 namespace cvxq {
 
-// The whole file. kNotFound, kPermissionDenied, kFailedPrecondition (a folder) name the path.
-StatusOr<std::string> ReadFile(const std::string& path);
+// Larger files are mapped or streamed, never read whole.
+inline constexpr int64_t kLargestWholeFile = int64_t{4} << 30;
 
+// The whole file. kNotFound, kPermissionDenied, kFailedPrecondition (a folder or a device) and
+// kResourceExhausted (more than kLargestWholeFile) name the path.
+StatusOr<std::string> ReadFile(const std::string& path);
 
 // Writes beside, fsyncs and renames, so that `path` has the old or the new contents, never a part.
 Status WriteFile(const std::string& path, std::string_view contents);
@@ -29,9 +32,11 @@ StatusOr<std::string> FileSha256(const std::string& path);
 //   CVXQ_RETURN_IF_ERROR(out->Publish());
 //
 // Until Publish nothing exists under the final name. Unless published, the destructor removes what
-// was written. With `overwrite` an existing folder is replaced at Publish (moved aside, then
-// removed); without, an existing final name is refused at once with kAlreadyExists that tells of
-// --overwrite. A missing or unwritable parent is refused at once.
+// was written: an interrupted command need only return. With `overwrite` an existing folder is
+// replaced at Publish (moved aside, then removed); without, an existing final name is refused at
+// once with kAlreadyExists that tells of
+// --overwrite. A missing or unwritable parent is refused at once. The folder written is
+// FINAL.partial-PID; a killed process leaves it behind, and nothing else.
 class OutputFolder {
  public:
   static StatusOr<std::unique_ptr<OutputFolder>> Create(const std::string& final_path,

@@ -1,0 +1,174 @@
+#include "storage/checkpoint.h"
+
+#include <sys/stat.h>
+
+#include <set>
+#include <string_view>
+#include <utility>
+
+#include "storage/errors.h"
+#include "storage/json.h"
+
+namespace cvxq {
+namespace {
+
+constexpr char kSingleFile[] = "model.safetensors";
+constexpr char kIndexFile[] = "model.safetensors.index.json";
+
+bool Exists(const std::string& path) {
+  struct stat info;
+  return stat(path.c_str(), &info) == 0;
+}
+
+bool IsFolder(const std::string& path) {
+  struct stat info;
+  return stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+// A plain file name: nothing that leads out of the folder.
+bool IsPlainName(const std::string& name) {
+  return !name.empty() && name != "." && name.find("..") == std::string::npos &&
+         name.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos;
+}
+
+// The index as {tensor: shard}. Its "metadata" is not read: the sizes written there are often
+// wrong.
+StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& path) {
+  const auto broken = [&](const std::string& what) {
+    return absl::DataLossError(
+        absl::StrCat("cannot use ", path, ": ", what, "; mend it or download it again"));
+  };
+  CVXQ_ASSIGN_OR_RETURN(const nlohmann::json index, ReadJson(path));
+  if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
+    return broken("it has no weight_map of tensor names to files");
+  }
+  std::map<std::string, std::string> shards;
+  for (const auto& [tensor, shard] : index["weight_map"].items()) {
+    if (!shard.is_string())
+      return broken(absl::StrCat("the file of ", Quoted(tensor), " is no string"));
+    const std::string& name = shard.get_ref<const std::string&>();
+    if (!IsPlainName(name)) {
+      return broken(absl::StrCat(Quoted(name), " is no plain file name inside the folder"));
+    }
+    shards.emplace(tensor, name);
+  }
+  if (shards.empty()) return broken("its weight_map is empty");
+  return shards;
+}
+
+bool Holds(const SafetensorsFile& file, const std::string& tensor) {
+  return file.Find(tensor) != nullptr || file.unsupported().contains(tensor);
+}
+
+}  // namespace
+
+StatusOr<std::shared_ptr<const Checkpoint>> Checkpoint::Open(const std::string& folder) {
+  if (!Exists(folder)) {
+    return absl::NotFoundError(
+        absl::StrCat("the checkpoint folder ", folder, " does not exist; check the path"));
+  }
+  if (!IsFolder(folder)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(folder, " is no folder; name the folder that holds config.json"));
+  }
+  std::shared_ptr<Checkpoint> checkpoint(new Checkpoint);
+  checkpoint->folder_ = folder;
+  const std::string config_path = folder + "/config.json";
+  if (!Exists(config_path)) {
+    return absl::NotFoundError(absl::StrCat(
+        config_path, " is missing; name the folder of a checkpoint in the Hugging Face layout"));
+  }
+  CVXQ_ASSIGN_OR_RETURN(checkpoint->config_, ReadJson(config_path));
+  if (!checkpoint->config_.is_object()) {
+    return absl::DataLossError(
+        absl::StrCat("cannot use ", config_path, ": it is no JSON object; download it again"));
+  }
+  // Like other readers of this layout, a whole file goes before an index.
+  if (const std::string path = absl::StrCat(folder, "/", kSingleFile); Exists(path)) {
+    CVXQ_ASSIGN_OR_RETURN(auto file, SafetensorsFile::Open(path));
+    checkpoint->Add(std::move(file));
+    return checkpoint;
+  }
+  const std::string index_path = absl::StrCat(folder, "/", kIndexFile);
+  if (!Exists(index_path)) {
+    return absl::NotFoundError(
+        absl::StrCat(folder, " has neither ", kSingleFile, " nor ", kIndexFile,
+                     "; download the safetensors files, or convert the checkpoint to safetensors"));
+  }
+  CVXQ_RETURN_IF_ERROR(checkpoint->OpenShards(index_path));
+  return checkpoint;
+}
+
+Status Checkpoint::OpenShards(const std::string& index_path) {
+  CVXQ_ASSIGN_OR_RETURN(const auto shards, ReadIndex(index_path));
+  std::map<std::string, std::shared_ptr<const SafetensorsFile>> files;
+  for (const auto& [tensor, shard] : shards) files[shard];
+  for (auto& [shard, file] : files) {
+    const std::string path = absl::StrCat(folder_, "/", shard);
+    if (!Exists(path)) {
+      return absl::NotFoundError(
+          absl::StrCat("the shard ", path, " is missing; download it (", index_path, " names it)"));
+    }
+    CVXQ_ASSIGN_OR_RETURN(file, SafetensorsFile::Open(path));
+  }
+  const auto disagree = [&](const std::string& tensor, const char* what, const std::string& path) {
+    return absl::DataLossError(absl::StrCat(index_path, " and its shards disagree: tensor ",
+                                            Quoted(tensor), " ", what, " ", path,
+                                            "; download the checkpoint again"));
+  };
+  for (const auto& [tensor, shard] : shards) {
+    if (!Holds(*files[shard], tensor)) return disagree(tensor, "is not in", files[shard]->path());
+  }
+  for (const auto& [shard, file] : files) {
+    const auto listed = [&, &shard = shard](const std::string& tensor) {
+      const auto it = shards.find(tensor);
+      return it != shards.end() && it->second == shard;
+    };
+    for (const auto& [tensor, unused] : file->tensors()) {
+      if (!listed(tensor)) return disagree(tensor, "is not listed for", file->path());
+    }
+    for (const auto& [tensor, unused] : file->unsupported()) {
+      if (!listed(tensor)) return disagree(tensor, "is not listed for", file->path());
+    }
+    Add(file);
+  }
+  return absl::OkStatus();
+}
+
+void Checkpoint::Add(std::shared_ptr<const SafetensorsFile> file) {
+  for (const auto& [name, tensor] : file->tensors()) location_[name] = file.get();
+  unsupported_.insert(file->unsupported().begin(), file->unsupported().end());
+  metadata_.insert(file->metadata().begin(), file->metadata().end());
+  total_bytes_ += file->data_bytes();
+  files_.push_back(std::move(file));
+}
+
+const HostTensor* Checkpoint::Find(const std::string& name) const {
+  const auto it = location_.find(name);
+  return it == location_.end() ? nullptr : it->second->Find(name);
+}
+
+StatusOr<HostTensor> Checkpoint::Get(const std::string& name) const {
+  if (const HostTensor* tensor = Find(name)) return *tensor;
+  if (const auto it = unsupported_.find(name); it != unsupported_.end()) {
+    return absl::UnimplementedError(absl::StrCat("tensor ", Quoted(name), " of ", folder_,
+                                                 " has the type ", it->second,
+                                                 "; use a checkpoint in F32, F16 or BF16"));
+  }
+  return absl::NotFoundError(
+      absl::StrCat("tensor ", Quoted(name), " is missing in ", folder_,
+                   "; check that the checkpoint is complete and fits its config.json"));
+}
+
+std::vector<std::string> Checkpoint::names() const {
+  std::vector<std::string> names;
+  for (const auto& [name, file] : location_) names.push_back(name);
+  return names;
+}
+
+void Checkpoint::Release(const std::string& name) const {
+  const auto it = location_.find(name);
+  if (it != location_.end()) it->second->Release(*it->second->Find(name));
+}
+
+}  // namespace cvxq
