@@ -78,34 +78,36 @@ int DepthModel::Depth(double log2_importance, double log2_lambda) const {
 void ImportanceHistogram::Add(float log2_importance, int64_t weights) {
   weights_ += weights;
   if (!std::isfinite(log2_importance)) return;
-  Count& count = bins_[static_cast<int32_t>(std::floor(log2_importance * kBinsPerOctave))];
+  const double bin = std::floor((log2_importance + 400.0) * kBinsPerOctave);
+  Count& count = bins_[static_cast<int>(std::clamp(bin, 0.0, kBins - 1.0))];
   count.weights += weights;
   count.groups += 1;
 }
 
 void ImportanceHistogram::Merge(const ImportanceHistogram& other) {
   weights_ += other.weights_;
-  for (const auto& [bin, count] : other.bins_) {
-    bins_[bin].weights += count.weights;
-    bins_[bin].groups += count.groups;
+  for (int bin = 0; bin < kBins; ++bin) {
+    bins_[bin].weights += other.bins_[bin].weights;
+    bins_[bin].groups += other.bins_[bin].groups;
   }
 }
 
 double ImportanceHistogram::Bits(const DepthModel& model, double log2_lambda) const {
   double bits = 0;
-  for (const auto& [bin, count] : bins_) {
-    const int depth = model.Depth((bin + 0.5) / kBinsPerOctave, log2_lambda);
-    bits += static_cast<double>(count.weights) * depth;
-    if (depth > 0) bits += static_cast<double>(count.groups) * std::ceil(model.overhead_bits);
+  for (int bin = 0; bin < kBins; ++bin) {
+    if (bins_[bin].groups == 0) continue;
+    const int depth = model.Depth(Centre(bin), log2_lambda);
+    bits += static_cast<double>(bins_[bin].weights) * depth;
+    if (depth > 0) bits += static_cast<double>(bins_[bin].groups) * std::ceil(model.overhead_bits);
   }
   return bits;
 }
 
 double ImportanceHistogram::Mean() const {
   double sum = 0, weights = 0;
-  for (const auto& [bin, count] : bins_) {
-    sum += (bin + 0.5) / kBinsPerOctave * count.weights;
-    weights += count.weights;
+  for (int bin = 0; bin < kBins; ++bin) {
+    sum += Centre(bin) * bins_[bin].weights;
+    weights += bins_[bin].weights;
   }
   return weights > 0 ? sum / weights : 0;
 }

@@ -18,7 +18,6 @@
 
 #include <array>
 #include <cstdint>
-#include <map>
 #include <span>
 #include <vector>
 
@@ -61,7 +60,11 @@ class ImportanceHistogram {
   struct Count {
     int64_t weights = 0, groups = 0;
   };
-  std::map<int32_t, Count> bins_;
+  // Importances beyond 2^-400 .. 2^400 are counted in the outermost bins.
+  static constexpr int kBins = 800 * 64;
+  static double Centre(int bin) { return (bin + 0.5) / kBinsPerOctave - 400; }
+
+  std::vector<Count> bins_ = std::vector<Count>(kBins);
   int64_t weights_ = 0;
 };
 

@@ -1,0 +1,103 @@
+// The codec `companded`.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "quant/codec.h"
+#include "quant/round_group.h"
+#include "quant/scale_grid.h"
+
+namespace cvxq {
+namespace {
+
+// The search over steps (multiples 2^(k / steps) of the deviation) and offsets (multiples of
+// deviation / 32 added to the mean).
+constexpr double kSmallestStep = 0.35, kLargestStep = 1.25;
+constexpr int kOffsets[] = {0, -2, 2, -4, 4};
+
+class CompandedCoder : public LayerCoder {
+ public:
+  explicit CompandedCoder(const CodecInput& input)
+      : in_(input), layout_(*input.layout), lines_(layout_.line_count()) {
+    packed_.rows = layout_.rows;
+    packed_.columns = layout_.columns;
+    packed_.partition = layout_.partition;
+    packed_.cluster_size = layout_.cluster_size;
+    packed_.members = layout_.members;
+    packed_.depth = *in_.depth;
+    packed_.scale.assign(packed_.depth.size(), 1.0f);
+    packed_.mean.assign(packed_.depth.size(), 0.0f);
+    packed_.table = in_.tables->table;
+    codes_.resize(layout_.rows * layout_.columns);
+  }
+
+  int64_t slabs() const override { return layout_.cluster_count(); }
+
+  void CodeSlab(int64_t c) override {
+    const int64_t n = layout_.members_in(c);
+    std::vector<float> w(n * lines_);
+    GatherCluster(layout_, c, in_.w, w.data());
+    std::vector<uint8_t> trial(n);
+    uint8_t* codes = &codes_[layout_.cluster_begin(c) * lines_];
+    for (int64_t line = 0; line < lines_; ++line) {
+      CodeGroup(c * lines_ + line, &w[line * n], n, trial.data(), codes + line * n);
+    }
+  }
+
+  PackedMatrix Finish() override {
+    PackCodes(codes_, packed_);
+    return std::move(packed_);
+  }
+
+ private:
+  void CodeGroup(int64_t group, const float* values, int64_t n, uint8_t* trial, uint8_t* codes) {
+    double sum = 0, squares = 0;
+    for (int64_t i = 0; i < n; ++i) sum += values[i];
+    const double mean = sum / n;
+    for (int64_t i = 0; i < n; ++i) squares += (values[i] - mean) * (values[i] - mean);
+    const double deviation = std::sqrt(squares / n);
+    const int steps = in_.scale_steps;
+    const float floor_scale = static_cast<float>(std::max(std::abs(mean), 1e-30));
+    const int depth = deviation > 0 ? packed_.depth[group] : 0;
+    packed_.depth[group] = static_cast<uint8_t>(depth);
+    if (depth == 0) {  // pruned to its mean
+      const float scale = ScaleFromIndex(
+          ScaleToIndex(std::max(static_cast<float>(deviation), floor_scale), steps), steps);
+      packed_.scale[group] = scale;
+      packed_.mean[group] = MeanFromIndex(MeanToIndex(static_cast<float>(mean), scale), scale);
+      return;
+    }
+    float best = std::numeric_limits<float>::infinity();
+    const int first = ScaleToIndex(static_cast<float>(deviation * kSmallestStep), steps);
+    const int last = ScaleToIndex(static_cast<float>(deviation * kLargestStep), steps);
+    for (int index = first; index <= last; ++index) {
+      const float scale = ScaleFromIndex(index, steps);
+      const int centre = MeanToIndex(static_cast<float>(mean), scale);
+      for (const int offset : kOffsets) {
+        const int mean_index = std::clamp(centre + offset, -kMaxMeanIndex, kMaxMeanIndex);
+        const float shifted = MeanFromIndex(mean_index, scale);
+        const float error = RoundGroup(*in_.tables, depth, scale, shifted, values, n, trial);
+        if (error < best) {
+          best = error;
+          packed_.scale[group] = scale;
+          packed_.mean[group] = shifted;
+          std::copy_n(trial, n, codes);
+        }
+      }
+    }
+  }
+
+  const CodecInput in_;
+  const GroupLayout& layout_;
+  const int64_t lines_;
+  PackedMatrix packed_;
+  std::vector<uint8_t> codes_;  // as PackCodes takes them
+};
+
+}  // namespace
+
+std::unique_ptr<LayerCoder> MakeCompandedCoder(const CodecInput& input) {
+  return std::make_unique<CompandedCoder>(input);
+}
+
+}  // namespace cvxq
