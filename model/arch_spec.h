@@ -1,5 +1,5 @@
 // What a model computes, as data: one ArchSpec filled from config.json. A new family is a row in
-// arch_spec.cc (which config fields it reads, which switches it sets, how its tensors are called)
+// families.cc (which config fields it reads, which switches it sets, how its tensors are called)
 // and a test; the code of the block (block.cc) asks the switches, never the family.
 #ifndef CVXQ_MODEL_ARCH_SPEC_H_
 #define CVXQ_MODEL_ARCH_SPEC_H_
@@ -38,6 +38,8 @@ struct RopeSpec {
   std::string scaling = "default";  // default, linear, llama3
   double factor = 1, low_frequency_factor = 1, high_frequency_factor = 4;
   double original_context = 8192;
+
+  bool operator==(const RopeSpec&) const = default;
 };
 
 // What may differ between the blocks of one model.
@@ -54,30 +56,37 @@ struct ArchSpec {
 
   NormKind norm = NormKind::kRms;
   double norm_epsilon = 1e-6;
+  bool norm_weight = true, norm_bias = false;  // of every norm but those of q and k
   ResidualKind residual = ResidualKind::kPre;
   bool final_norm = true;
 
   NormKind qk_norm_kind = NormKind::kRms;
-  bool qk_norm = false;              // per head, before rope
-  double attention_scale = 1;        // scores = scale * q.k
+  bool qk_norm = false;           // before rope, over each head's head_dim
+  bool qk_norm_per_head = false;  // weights [heads, head_dim], else [head_dim] for all heads
+  double attention_scale = 1;     // scores = scale * q.k
   double attention_softcap = 0;
   ActivationKind activation = ActivationKind::kSilu;
-  bool gated = true;                 // act(gate) * up, else act(up)
+  bool gated = true;  // act(gate) * up, else act(up)
 
   double embedding_scale = 1;
-  bool learned_positions = false;    // OPT
-  int64_t position_offset = 0;       // OPT: 2
-  int64_t embedding_dim = 0;         // of the token table; differs from `hidden` with project_in/out
+  bool learned_positions = false;  // OPT
+  int64_t position_offset = 0;     // OPT: 2
+  int64_t embedding_dim = 0;       // of the token table; differs from `hidden` with project_in/out
   double logit_scale = 1;
   double logit_softcap = 0;
-  bool tied_head = false;            // the head is the token table
+  bool tied_head = false;  // the head is the token table
 
-  std::vector<LayerSpec> layer;      // one for each block
+  std::vector<LayerSpec> layer;  // one for each block
 
-  // Tensor names, the family's row of the table; "{}" stands for the block's index.
+  // The linears that must have a bias. A bias that a checkpoint holds beyond these is used too: a
+  // quantised model may have got one by bias correction.
+  std::array<bool, kLinearCount> bias{};
+
+  // Tensor names without ".weight" and ".bias", the family's row of the table; "{}" stands for the
+  // block's index. Empty: the architecture has no such tensor.
   struct Names {
     std::string embedding, positions, project_in, project_out, final_norm, head;
-    std::array<std::string, kLinearCount> linear;  // without ".weight" / ".bias"; empty if absent
+    std::array<std::string, kLinearCount> linear;
     std::string norm1;       // before attention (kPost: after)
     std::string norm1_post;  // kSandwich: after attention
     std::string norm2;       // before the MLP (kPost: after); empty for kParallel
@@ -93,9 +102,10 @@ struct ArchSpec {
   int64_t quantized_parameters() const;
 };
 
-// Reads config.json (already parsed). Families: opt, llama, mistral, cohere, cohere2, qwen2, qwen3,
-// gemma2, gemma3_text. An unknown family or a value that would change the computation and is not
-// known is kUnimplemented, a missing or senseless field kDataLoss; `where` (the file) is named.
+// Reads config.json (already parsed), as transformers 4 or 5 writes it. Families: opt, llama,
+// mistral, cohere, cohere2, qwen2, qwen3, gemma2, gemma3_text. An unknown family or a value that
+// would change the computation and is not known is kUnimplemented, a missing or senseless field
+// kDataLoss; `where` (the file) is named.
 StatusOr<ArchSpec> ParseArchSpec(const nlohmann::json& config, const std::string& where);
 
 // "{}" in a name replaced by the block's index.

@@ -1,5 +1,6 @@
-// A whole decoder: embedding, blocks, final norm, head. Weights are resident (every block read
-// once) or streamed (read when a block runs, forgotten after), by a limit on memory.
+// A whole decoder: embedding, blocks, final norm, head. The weights of a block are read when it
+// first runs; they stay resident while memory allows, else they are streamed: forgotten after the
+// block and read again. Results do not depend on it. Used from one thread at a time.
 #ifndef CVXQ_MODEL_MODEL_H_
 #define CVXQ_MODEL_MODEL_H_
 
@@ -12,13 +13,15 @@ namespace cvxq {
 
 struct ModelOptions {
   DType compute = DType::kF32;
-  // Blocks stay in memory while their sum is at most this many bytes; beyond, they are streamed.
+  // The head, where it had to be converted, and blocks stay in memory while their sum is at most
+  // this many bytes; what comes beyond is converted or read again for each call.
   int64_t resident_bytes = INT64_MAX;
 };
 
 class Model {
  public:
-  // `source` and `backend` outlive the model.
+  // `source` and `backend` outlive the model. Checks the names and shapes of all tensors at once;
+  // values of blocks are checked as they are read.
   static StatusOr<std::unique_ptr<Model>> Load(ArchSpec spec, const WeightSource& source,
                                                const ModelOptions& options, Backend& backend);
 
@@ -26,9 +29,10 @@ class Model {
   Backend& backend() const { return backend_; }
   DType compute() const { return options_.compute; }
 
-  // x[B*T, D] float from ids I32 [B*T].
+  // x[B*T, D] float from ids I32 [B*T]; waits for the ids. kInvalidArgument for an id outside the
+  // vocabulary or a position that the model does not have.
   StatusOr<Tensor> Embed(const Wave& wave, const Tensor& ids);
-  // As in block.h. Errors: reading weights.
+  // As in block.h. Errors: reading weights; a position that the model does not have.
   Status ForwardBlock(int64_t index, const Wave& wave, Tensor x, const LinearObserver* observer,
                       KeyValueCache* cache = nullptr);
   Status BackwardBlock(int64_t index, const Wave& wave, const Tensor& x, Tensor g,
@@ -49,14 +53,20 @@ class Model {
  private:
   Model(ArchSpec spec, const WeightSource& source, const ModelOptions& options, Backend& backend)
       : spec_(std::move(spec)), source_(source), options_(options), backend_(backend) {}
+  Status LoadEnds();  // all but the blocks
   StatusOr<std::shared_ptr<const BlockWeights>> Weights(int64_t index);
+  Status CheckWave(const Wave& wave) const;
+  void GrowRope(int64_t positions);
+  Status Finish(int64_t index);  // lets a streamed block's weights go
 
   ArchSpec spec_;
   const WeightSource& source_;
   ModelOptions options_;
   Backend& backend_;
-  std::vector<std::shared_ptr<const BlockWeights>> resident_;
+  std::vector<std::shared_ptr<const BlockWeights>> resident_;  // null: not read, or streamed
+  int64_t resident_bytes_ = 0;
   std::vector<RopeTables> rope_;  // one for each block; blocks with equal RopeSpec share tensors
+  int64_t rope_positions_ = 0;    // rows of the tables; they grow with need
   Tensor embedding_, positions_, project_in_, project_out_, head_;
   NormWeight final_norm_;
 };

@@ -4,11 +4,13 @@
 
 #include <array>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/status.h"
 #include "kernels/backend.h"
 #include "model/arch_spec.h"
+#include "storage/checkpoint.h"
 #include "tensor/tensor.h"
 
 namespace cvxq {
@@ -20,17 +22,37 @@ class WeightSource {
   // A dense tensor (norms, biases, embeddings, linears that are not packed); data == nullptr if
   // there is none of that name.
   virtual HostTensor Dense(const std::string& name) const = 0;
+  // Whether Packed gives a matrix, without reading it.
+  virtual bool IsPacked(const std::string& linear) const = 0;
   // The packed matrix of a linear ("….q_proj", without ".weight"), or nullptr if it is dense.
   virtual StatusOr<std::shared_ptr<const PackedMatrix>> Packed(const std::string& linear) const = 0;
   // The tensor will not be read for a while; its pages may be dropped.
   virtual void Release(const std::string& name) const = 0;
 };
 
+// A checkpoint's tensors as they are; nothing is packed.
+class DenseWeights : public WeightSource {
+ public:
+  explicit DenseWeights(std::shared_ptr<const Checkpoint> checkpoint)
+      : checkpoint_(std::move(checkpoint)) {}
+  HostTensor Dense(const std::string& name) const override;
+  bool IsPacked(const std::string& linear) const override;
+  StatusOr<std::shared_ptr<const PackedMatrix>> Packed(const std::string& linear) const override;
+  void Release(const std::string& name) const override;
+
+ private:
+  std::shared_ptr<const Checkpoint> checkpoint_;
+};
+
+// Checkpoints saved from the model without its head lack the leading "model." of every name. Drops
+// it from the names of `spec` where `source` has the token table under the shorter name only.
+void AdaptNames(const WeightSource& source, ArchSpec& spec);
+
 // One linear as the block code uses it: exactly one of dense and packed is set.
 struct LinearWeight {
-  Tensor dense;                           // [M, N] compute
+  Tensor dense;  // [M, N] compute
   std::shared_ptr<PackedWeight> packed;
-  Tensor bias;                            // [M] float or empty
+  Tensor bias;  // [M] float or empty
 };
 
 struct NormWeight {
@@ -41,7 +63,25 @@ struct NormWeight {
 struct BlockWeights {
   std::array<LinearWeight, kLinearCount> linear;
   NormWeight norm1, norm1_post, norm2, norm2_post, query_norm, key_norm;
+  int64_t bytes = 0;  // of all of them
 };
+
+// The tensor `name` on a backend, in `dtype` or, without one, as it is stored. It uses the
+// checkpoint's memory where the type fits, else it is a copy. kDataLoss, with the name, if it is
+// missing, has another shape, or holds a NaN or Inf.
+StatusOr<Tensor> LoadTensor(const WeightSource& source, const std::string& name, const Shape& shape,
+                            std::optional<DType> dtype, Backend& backend);
+
+// Weight and bias of a norm as floats: those that `weight` and `bias` ask for.
+StatusOr<NormWeight> LoadNorm(const WeightSource& source, const std::string& name,
+                              const Shape& shape, bool weight, bool bias, Backend& backend);
+
+// Whether every tensor of block `index` is there with its shape, without reading the data. (The
+// shape of a packed matrix is checked when it is read.)
+Status CheckBlock(const WeightSource& source, const ArchSpec& spec, int64_t index);
+
+// Tells the source that the tensors of block `index` will not be read for a while.
+void ReleaseBlock(const WeightSource& source, const ArchSpec& spec, int64_t index);
 
 // Reads block `index`, with matrices in `compute` (F32 or BF16). A missing or misshaped tensor, or
 // one with a NaN or Inf, is an error that names it.

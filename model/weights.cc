@@ -1,0 +1,233 @@
+#include "model/weights.h"
+
+#include <cstring>
+
+namespace cvxq {
+namespace {
+
+bool IsFloat(DType dtype) {
+  return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16;
+}
+
+// The bits of a float type's exponent, all set in a NaN or Inf, and the lowest of them, repeated
+// over a 64-bit word.
+struct ExponentBits {
+  uint64_t mask, lowest, sign;
+};
+
+ExponentBits ExponentOf(DType dtype) {
+  switch (dtype) {
+    case DType::kF32:
+      return {0x7f8000007f800000u, 0x0080000000800000u, 0x8000000080000000u};
+    case DType::kBF16:
+      return {0x7f807f807f807f80u, 0x0080008000800080u, 0x8000800080008000u};
+    default:
+      return {0x7c007c007c007c00u, 0x0400040004000400u, 0x8000800080008000u};
+  }
+}
+
+// Whether no element is a NaN or Inf. A word holds two or four elements: adding the lowest bit of
+// the exponent carries into the (masked) sign just where the exponent is all ones.
+bool AllFinite(const HostTensor& tensor) {
+  const ExponentBits bits = ExponentOf(tensor.dtype);
+  const int64_t words = tensor.bytes() / 8;
+  uint64_t found = 0;
+  for (int64_t i = 0; i < words; ++i) {
+    uint64_t word;
+    std::memcpy(&word, tensor.data + 8 * i, 8);
+    found |= (word & bits.mask) + bits.lowest;
+  }
+  uint64_t last = 0;
+  std::memcpy(&last, tensor.data + 8 * words, tensor.bytes() - 8 * words);
+  found |= (last & bits.mask) + bits.lowest;
+  return (found & bits.sign) == 0;
+}
+
+Status Broken(const std::string& name, const std::string& text) {
+  return absl::DataLossError(absl::StrCat("tensor ", name, " ", text));
+}
+
+// A tensor's name, shape and type are right.
+StatusOr<HostTensor> FindTensor(const WeightSource& source, const std::string& name,
+                                const Shape& shape) {
+  const HostTensor host = source.Dense(name);
+  if (host.data == nullptr) return Broken(name, "is missing from the checkpoint");
+  if (!IsFloat(host.dtype)) {
+    return absl::UnimplementedError(absl::StrCat("tensor ", name, " has type ",
+                                                 std::string(Name(host.dtype)),
+                                                 "; only F32, F16 and BF16 are supported"));
+  }
+  if (host.shape != shape) {
+    return Broken(name, absl::StrCat("has shape ", host.shape.ToString(),
+                                     ", but the config asks for ", shape.ToString()));
+  }
+  return host;
+}
+
+// A norm of a block: its name, what it has, and where it goes.
+struct NormPlace {
+  const std::string& name;
+  Shape shape;
+  bool weight, bias;
+  NormWeight BlockWeights::*place;
+};
+
+std::vector<NormPlace> Norms(const ArchSpec& spec) {
+  const Shape row{spec.hidden};
+  const auto per_head = [&](int heads) {
+    return spec.qk_norm_per_head ? Shape{heads, spec.head_dim} : Shape{spec.head_dim};
+  };
+  const ArchSpec::Names& names = spec.names;
+  std::vector<NormPlace> all;
+  const auto add = [&](const std::string& name, const Shape& shape, bool weight, bool bias,
+                       NormWeight BlockWeights::*place) {
+    if (!name.empty()) all.push_back({name, shape, weight, bias, place});
+  };
+  add(names.norm1, row, spec.norm_weight, spec.norm_bias, &BlockWeights::norm1);
+  add(names.norm1_post, row, spec.norm_weight, spec.norm_bias, &BlockWeights::norm1_post);
+  add(names.norm2, row, spec.norm_weight, spec.norm_bias, &BlockWeights::norm2);
+  add(names.norm2_post, row, spec.norm_weight, spec.norm_bias, &BlockWeights::norm2_post);
+  add(names.query_norm, per_head(spec.heads), true, false, &BlockWeights::query_norm);
+  add(names.key_norm, per_head(spec.kv_heads), true, false, &BlockWeights::key_norm);
+  return all;
+}
+
+bool HasBias(const WeightSource& source, const ArchSpec& spec, const std::string& name,
+             LinearId id) {
+  return spec.bias[static_cast<int>(id)] || source.Dense(name + ".bias").data != nullptr;
+}
+
+StatusOr<LinearWeight> LoadLinear(const WeightSource& source, const ArchSpec& spec, int64_t index,
+                                  LinearId id, DType compute, Backend& backend, int64_t& bytes) {
+  const std::string name = spec.LinearName(index, id);
+  const int64_t M = spec.rows(id), N = spec.columns(id);
+  LinearWeight linear;
+  if (source.IsPacked(name)) {
+    CVXQ_ASSIGN_OR_RETURN(const auto packed, source.Packed(name));
+    if (packed->rows != M || packed->columns != N) {
+      return Broken(name,
+                    absl::StrCat("is packed as ", Shape{packed->rows, packed->columns}.ToString(),
+                                 ", but the config asks for ", Shape{M, N}.ToString()));
+    }
+    linear.packed = backend.ImportPacked(*packed);
+    bytes += packed->codes.size() + packed->depth.size() +
+             sizeof(float) * (packed->scale.size() + packed->mean.size());
+  } else {
+    CVXQ_ASSIGN_OR_RETURN(linear.dense,
+                          LoadTensor(source, name + ".weight", {M, N}, compute, backend));
+    bytes += linear.dense.bytes();
+  }
+  if (HasBias(source, spec, name, id)) {
+    CVXQ_ASSIGN_OR_RETURN(linear.bias,
+                          LoadTensor(source, name + ".bias", {M}, DType::kF32, backend));
+    bytes += linear.bias.bytes();
+  }
+  return linear;
+}
+
+}  // namespace
+
+HostTensor DenseWeights::Dense(const std::string& name) const {
+  const HostTensor* found = checkpoint_->Find(name);
+  return found != nullptr ? *found : HostTensor{};
+}
+
+StatusOr<std::shared_ptr<const PackedMatrix>> DenseWeights::Packed(const std::string&) const {
+  return std::shared_ptr<const PackedMatrix>();
+}
+
+bool DenseWeights::IsPacked(const std::string&) const { return false; }
+
+void DenseWeights::Release(const std::string& name) const { checkpoint_->Release(name); }
+
+void AdaptNames(const WeightSource& source, ArchSpec& spec) {
+  const std::string prefix = "model.";
+  const std::string embedding = spec.names.embedding + ".weight";
+  if (embedding.rfind(prefix, 0) != 0 || source.Dense(embedding).data != nullptr ||
+      source.Dense(embedding.substr(prefix.size())).data == nullptr) {
+    return;
+  }
+  ArchSpec::Names& names = spec.names;
+  std::vector<std::string*> all = {&names.embedding,   &names.positions,  &names.project_in,
+                                   &names.project_out, &names.final_norm, &names.head,
+                                   &names.norm1,       &names.norm1_post, &names.norm2,
+                                   &names.norm2_post,  &names.query_norm, &names.key_norm};
+  for (std::string& linear : names.linear) all.push_back(&linear);
+  for (std::string* name : all) {
+    if (name->rfind(prefix, 0) == 0) name->erase(0, prefix.size());
+  }
+}
+
+StatusOr<Tensor> LoadTensor(const WeightSource& source, const std::string& name, const Shape& shape,
+                            std::optional<DType> dtype, Backend& backend) {
+  CVXQ_ASSIGN_OR_RETURN(const HostTensor host, FindTensor(source, name, shape));
+  if (!AllFinite(host)) return Broken(name, "holds a value that is not finite (NaN or Inf)");
+  Tensor stored = backend.Import(host);
+  if (host.dtype == dtype.value_or(host.dtype)) return stored;
+  Tensor converted = backend.Allocate(*dtype, shape);
+  backend.Convert(stored, converted);
+  source.Release(name);
+  return converted;
+}
+
+StatusOr<NormWeight> LoadNorm(const WeightSource& source, const std::string& name,
+                              const Shape& shape, bool weight, bool bias, Backend& backend) {
+  NormWeight norm;
+  if (weight) {
+    CVXQ_ASSIGN_OR_RETURN(norm.w,
+                          LoadTensor(source, name + ".weight", shape, DType::kF32, backend));
+  }
+  if (bias) {
+    CVXQ_ASSIGN_OR_RETURN(norm.b, LoadTensor(source, name + ".bias", shape, DType::kF32, backend));
+  }
+  return norm;
+}
+
+Status CheckBlock(const WeightSource& source, const ArchSpec& spec, int64_t index) {
+  for (const LinearId id : spec.linears()) {
+    const std::string name = spec.LinearName(index, id);
+    const int64_t M = spec.rows(id), N = spec.columns(id);
+    if (!source.IsPacked(name)) {
+      CVXQ_RETURN_IF_ERROR(FindTensor(source, name + ".weight", {M, N}).status());
+    }
+    if (HasBias(source, spec, name, id)) {
+      CVXQ_RETURN_IF_ERROR(FindTensor(source, name + ".bias", {M}).status());
+    }
+  }
+  for (const NormPlace& norm : Norms(spec)) {
+    const std::string name = BlockName(norm.name, index);
+    if (norm.weight) {
+      CVXQ_RETURN_IF_ERROR(FindTensor(source, name + ".weight", norm.shape).status());
+    }
+    if (norm.bias) {
+      CVXQ_RETURN_IF_ERROR(FindTensor(source, name + ".bias", norm.shape).status());
+    }
+  }
+  return absl::OkStatus();
+}
+
+void ReleaseBlock(const WeightSource& source, const ArchSpec& spec, int64_t index) {
+  for (const LinearId id : spec.linears()) {
+    source.Release(spec.LinearName(index, id) + ".weight");
+  }
+}
+
+StatusOr<BlockWeights> LoadBlock(const WeightSource& source, const ArchSpec& spec, int64_t index,
+                                 DType compute, Backend& backend) {
+  BlockWeights weights;
+  for (const LinearId id : spec.linears()) {
+    CVXQ_ASSIGN_OR_RETURN(weights.linear[static_cast<int>(id)],
+                          LoadLinear(source, spec, index, id, compute, backend, weights.bytes));
+  }
+  for (const NormPlace& norm : Norms(spec)) {
+    CVXQ_ASSIGN_OR_RETURN(NormWeight loaded, LoadNorm(source, BlockName(norm.name, index),
+                                                      norm.shape, norm.weight, norm.bias, backend));
+    for (const Tensor& part : {loaded.w, loaded.b}) {
+      if (!part.empty()) weights.bytes += part.bytes();
+    }
+    weights.*norm.place = std::move(loaded);
+  }
+  return weights;
+}
+
+}  // namespace cvxq
