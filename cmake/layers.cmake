@@ -27,6 +27,8 @@ cvxq_library(kernels SOURCES "reference/*.cc" "cpu/*.cc" LINK cvxq_tensor DNNL::
 cvxq_library(model LINK cvxq_kernels cvxq_storage PkgConfig::ONIGURUMA PkgConfig::UTF8PROC)
 cvxq_library(quant LINK cvxq_kernels ZLIB::ZLIB)
 cvxq_library(pipeline LINK cvxq_model cvxq_quant)
+include(embed)
+cvxq_embed(cvxq_pipeline cvxq_calibration_text "${CMAKE_SOURCE_DIR}/examples/text/kjv.calib.txt")
 
 # A file named *_avx2.cc or *_avx512*.cc is compiled for that instruction set and called only
 # after a check at run time. Such files keep everything in an unnamed namespace and include no
@@ -37,6 +39,13 @@ set_source_files_properties(${avx2_sources} PROPERTIES COMPILE_OPTIONS
                             "-march=x86-64-v3;-O3")
 set_source_files_properties(${avx512_sources} PROPERTIES COMPILE_OPTIONS
                             "-march=x86-64-v4;-mprefer-vector-width=512;-O3")
+# The backend's vector code may fuse a multiply and an add: its results depend on the instruction
+# set anyway. The other files (packed matrices, exact to the bit) may not.
+set_property(SOURCE kernels/cpu/vector_ops_avx2.cc kernels/cpu/vector_ops_avx512.cc
+             APPEND PROPERTY COMPILE_OPTIONS "-ffp-contract=fast")
+set_property(SOURCE kernels/cpu/vector_ops_baseline.cc kernels/cpu/vector_ops_avx2.cc
+                    kernels/cpu/vector_ops_avx512.cc
+             APPEND PROPERTY COMPILE_OPTIONS "-fno-math-errno")
 
 file(GLOB cli_sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/cli/*.cc")
 if(cli_sources)
