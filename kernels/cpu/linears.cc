@@ -1,0 +1,45 @@
+// Linears.
+#include "kernels/contract.h"
+#include "kernels/cpu/cpu_backend.h"
+
+namespace cvxq {
+
+void CpuBackend::Linear(const Tensor& x, const Tensor& w, const Tensor& bias, Tensor y) {
+  if (failed()) return;
+  contract::Linear(x, w, bias, y);
+  const int64_t n = x.shape[0], M = w.shape[0], N = w.shape[1];
+  const Product product{
+      .m = n, .n = M, .k = N, .transpose_b = true, .lda = N, .ldb = N, .ldc = M, .dtype = x.dtype};
+  const std::byte *a = ConstHostData<std::byte>(x), *b = ConstHostData<std::byte>(w);
+  const float* bias_data = bias.empty() ? nullptr : ConstHostData<float>(bias);
+  float* c = HostData<float>(y);
+  const TileGrid grid(n, M);
+  pool_.ParallelFor(grid.count(), [&](int64_t i) {
+    const Tile tile = grid[i];
+    MultiplyTile(products_, product, tile, a, b, c);
+    for (int64_t row = tile.row; bias_data != nullptr && row < tile.row + tile.rows; ++row) {
+      ops_.add_scaled(1, bias_data + tile.column, c + row * M + tile.column, tile.columns);
+    }
+  });
+}
+
+void CpuBackend::LinearBackward(const Tensor& gy, const Tensor& w, Tensor gx, bool accumulate) {
+  if (failed()) return;
+  contract::LinearBackward(gy, w, gx);
+  const int64_t n = gy.shape[0], M = w.shape[0], N = w.shape[1];
+  const Product product{.m = n,
+                        .n = N,
+                        .k = M,
+                        .lda = M,
+                        .ldb = N,
+                        .ldc = N,
+                        .dtype = gy.dtype,
+                        .accumulate = accumulate};
+  const std::byte *a = ConstHostData<std::byte>(gy), *b = ConstHostData<std::byte>(w);
+  float* c = HostData<float>(gx);
+  const TileGrid grid(n, N);
+  pool_.ParallelFor(grid.count(),
+                    [&](int64_t i) { MultiplyTile(products_, product, grid[i], a, b, c); });
+}
+
+}  // namespace cvxq

@@ -1,0 +1,3 @@
+#define CVXQ_LANES 8
+#define CVXQ_TABLE kVectorOpsAvx2
+#include "kernels/cpu/vector_ops.inc"

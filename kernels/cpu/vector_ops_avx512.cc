@@ -1,0 +1,3 @@
+#define CVXQ_LANES 16
+#define CVXQ_TABLE kVectorOpsAvx512
+#include "kernels/cpu/vector_ops.inc"

@@ -1,0 +1,3 @@
+#define CVXQ_LANES 4
+#define CVXQ_TABLE kVectorOpsBaseline
+#include "kernels/cpu/vector_ops.inc"
