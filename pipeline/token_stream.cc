@@ -12,6 +12,7 @@
 namespace cvxq {
 namespace {
 
+constexpr size_t kMaxTextBytes = size_t{1} << 31;  // what a tokenizer promises to take
 constexpr int64_t kCheckWholeBytes = int64_t{64} << 20;
 
 bool HoldsIds(const HostTensor& tensor) {
@@ -89,6 +90,10 @@ void TokenStream::Append(Piece piece) {
 }
 
 Status TokenStream::AppendText(std::string_view text, const std::string& path) {
+  if (text.size() > kMaxTextBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": one document of more than 2 GiB; split the file"));
+  }
   Piece piece;
   piece.path = path;
   piece.ids = tokenizer_->Encode(text, /*add_special_tokens=*/false);

@@ -29,6 +29,7 @@ class ByteTokenizer : public Tokenizer {
     }
     return text;
   }
+  bool IsByteToken(int32_t) const override { return false; }
   int64_t vocabulary() const override { return 258; }
   std::optional<int32_t> bos() const override {
     return bos_ ? std::optional<int32_t>(kBos) : std::nullopt;

@@ -180,6 +180,12 @@ TEST(LoadCalibrationSet, TakesRowsOfSequenceLengthWhole) {
   ASSERT_TRUE(set.ok()) << set.status();
   EXPECT_EQ((std::set<std::vector<int32_t>>{Row(*set, 0), Row(*set, 1), Row(*set, 2)}),
             (std::set<std::vector<int32_t>>{{1, 2, 3}, {4, 5, 6}, {7, 8, 9}}));
+  // Beside text they are a part of the stream like any other.
+  folder.Write("3.txt", "abcdef");
+  const auto mixed =
+      LoadCalibrationSet(Options({folder.path()}, 8, 3), ByteTokenizer(), kVocabulary);
+  ASSERT_TRUE(mixed.ok()) << mixed.status();
+  for (int64_t i = 0; i < 8; ++i) EXPECT_EQ(Row(*mixed, i).front(), ByteTokenizer::kBos);
 }
 
 TEST(LoadCalibrationSet, RefusesBadInputs) {
@@ -266,9 +272,27 @@ TEST(LoadCalibrationSet, ReadsOnlyPartsOfALargeText) {
   EXPECT_LT(places.front(), text.size() / 4);
   EXPECT_GT(places.back(), text.size() * 3 / 4);
   EXPECT_NE(places.back(), text.npos);
+  // Parts lie anywhere in their sixteenth of the text.
+  EXPECT_THAT(places, testing::Contains(testing::Truly(
+                          [&](size_t place) { return place % (text.size() / 16) > 2 * 512; })));
   const auto again = LoadCalibrationSet(options, tokenizer, kVocabulary);
   ASSERT_TRUE(again.ok());
   EXPECT_EQ(set->ids, again->ids);
+}
+
+TEST(LoadCalibrationSet, ReadsPartsThatReachOverManySmallFiles) {
+  const ScratchFolder folder;
+  const std::string text = Counting(460, "\n");
+  for (size_t i = 0; i < 230; ++i) {
+    folder.Write(std::to_string(100 + i) + ".txt", std::string_view(text).substr(i * 18, 18));
+  }
+  CalibrationOptions options = Options({folder.path()}, 4, 16);
+  options.whole_text_bytes = 4000;
+  const ByteTokenizer tokenizer;
+  const auto set = LoadCalibrationSet(options, tokenizer, kVocabulary);
+  ASSERT_TRUE(set.ok()) << set.status();
+  EXPECT_LE(tokenizer.encoded_bytes(), 4 * 16 * 16);
+  EXPECT_GE(tokenizer.encoded_bytes(), 4 * 16 * 16 - 4 * 18);
 }
 
 TEST(LoadCalibrationSet, WidensPartsUntilTheyHoldLines) {
