@@ -53,8 +53,10 @@ int64_t ConfigReader::Size(const std::string& field, std::optional<int64_t> miss
     Broken(field, absl::StrCat("must be a whole number, not ", Shown(*value)));
     return 1;
   }
-  const bool too_large = value->is_number_unsigned() && value->get<uint64_t>() > kLargestSize;
-  if (too_large || value->get<int64_t>() < 1) {
+  // The largest integers are there as unsigned ones.
+  const bool fits = value->is_number_unsigned() ? value->get<uint64_t>() <= kLargestSize
+                                                : value->get<int64_t>() <= kLargestSize;
+  if (!fits || value->get<int64_t>() < 1) {
     Broken(field, absl::StrCat("must be from 1 to ", kLargestSize, ", not ", Shown(*value)));
     return 1;
   }

@@ -32,7 +32,7 @@ CASES = {
                    dtype="float32", tie_word_embeddings=False,
                    rope_parameters=dict(rope_type="llama3", rope_theta=1000.0, factor=4.0,
                                         low_freq_factor=1.0, high_freq_factor=4.0,
-                                        original_max_position_embeddings=32)), torch.float32),
+                                        original_max_position_embeddings=64)), torch.float32),
     # version 4, biases, tied, no num_key_value_heads
     "llama_v4": (dict(SIZES, model_type="llama", hidden_act="silu", rms_norm_eps=1e-6,
                       torch_dtype="bfloat16", tie_word_embeddings=True, attention_bias=True,

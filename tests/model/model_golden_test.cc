@@ -113,11 +113,11 @@ TEST_P(ModelGoldenTest, BF16IsClose) {
     const std::vector<double> q = Softmax(logits.data() + i * V, V);
     for (int64_t v = 0; v < V; ++v) kl += p[v] * std::log(p[v] / q[v]) / n;
   }
-  EXPECT_LT(kl, 2e-3);
+  EXPECT_LT(kl, 5e-4);
   EXPECT_GT(kl, 1e-9) << "computed in F32?";
 
   for (const auto& [name, values] : AllGradients(test, expected)) {
-    EXPECT_LT(RelativeDifference(values, expected.Floats("grad." + name)), 0.1) << name;
+    EXPECT_LT(RelativeDifference(values, expected.Floats("grad." + name)), 0.15) << name;
   }
 }
 
