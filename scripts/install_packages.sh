@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Installs the Debian 12 packages that the build and the tests need. Does nothing where all are
+# there, so that it may run before every build, also without network or rights.
+set -euo pipefail
+
+packages=(
+  g++ cmake ninja-build ccache mold pkg-config git python3
+  libabsl-dev libdnnl-dev libcli11-dev nlohmann-json3-dev libeigen3-dev zlib1g-dev
+  libonig-dev libutf8proc-dev libssl-dev
+  libgtest-dev libgmock-dev libbenchmark-dev
+)
+
+missing=()
+for package in "${packages[@]}"; do
+  # `dpkg -s` also succeeds for a package that was removed but left its settings behind.
+  if ! dpkg -s "$package" 2>/dev/null | grep -q '^Status: install ok installed$'; then
+    missing+=("$package")
+  fi
+done
+if [ ${#missing[@]} -eq 0 ]; then
+  exit 0
+fi
+
+echo "Installing: ${missing[*]}"
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+  if ! command -v sudo >/dev/null; then
+    echo "Run as root, since there is no sudo: apt-get install ${missing[*]}" >&2
+    exit 1
+  fi
+  as_root=(sudo)
+fi
+"${as_root[@]}" apt-get update -q
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+  apt-get install -q -y --no-install-recommends "${missing[@]}"
