@@ -8,8 +8,7 @@
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   const auto bytes = std::as_bytes(std::span(data, size));
   const auto file = cvxq::NpyFile::Parse(bytes, "fuzz");
-  if (!file.ok())
-    return 0;
+  if (!file.ok()) return 0;
   const cvxq::HostTensor &array = (*file)->array();
   if (array.bytes() < 0 || array.data < bytes.data() ||
       array.data + array.bytes() != bytes.data() + size) {
