@@ -153,13 +153,35 @@ TEST_F(WeightsTest, ValuesThatAreNotFiniteAreFound) {
       ExpectRefused("model.decoder.layers.0.fc2.weight", "not finite");
     }
   }
-  // A bias of 61 values would do; the largest finite ones are no fault.
+  // The largest finite values are no fault.
   spoil("llama", "model.norm.weight", true, 0x7f7fffffu);
   EXPECT_TRUE(Run().ok());
   spoil("llama_v4", "model.layers.0.self_attn.q_proj.bias", true, 0xff7fu);
   EXPECT_TRUE(Run().ok());
   spoil("opt_plain", "model.decoder.layers.0.fc2.weight", true, 0xfbffu);
   EXPECT_TRUE(Run().ok());
+}
+
+TEST_F(WeightsTest, EveryElementIsLookedAt) {
+  struct Type {
+    DType dtype;
+    uint32_t one, inf;
+  };
+  for (const auto& [dtype, one, inf] :
+       {Type{DType::kF32, 0x3f800000u, 0x7f800000u}, Type{DType::kBF16, 0x3f80u, 0x7f80u},
+        Type{DType::kF16, 0x3c00u, 0xfc00u}}) {
+    Open("llama");
+    const int64_t n = 7, size = ByteSize(dtype);  // not a whole number of words
+    MemoryWeights::Stored& tensor = (*weights_)["model.norm.weight"];
+    for (int64_t bad = -1; bad < n; ++bad) {
+      tensor = {dtype, {n}, std::vector<std::byte>(n * size)};
+      for (int64_t i = 0; i < n; ++i) {
+        std::memcpy(tensor.bytes.data() + i * size, i == bad ? &inf : &one, size);
+      }
+      const auto loaded = LoadTensor(*weights_, "model.norm.weight", {n}, std::nullopt, *backend_);
+      EXPECT_EQ(loaded.ok(), bad < 0) << std::string(Name(dtype)) << " " << bad;
+    }
+  }
 }
 
 TEST_F(WeightsTest, NamesMayLackTheFirstPart) {
