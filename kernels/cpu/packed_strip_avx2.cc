@@ -39,38 +39,35 @@ inline Floats MultiplyAdd(Floats values, const float* x, Floats sum) {
   return {_mm256_fmadd_ps(values.a, broadcast, sum.a), _mm256_fmadd_ps(values.b, broadcast, sum.b)};
 }
 
-// Above 4 bits: gathers.
+// Up to 8 values are one permutation, which sees the low 3 bits only. For 4 and 5 bits the top bit
+// of the code chooses between the halves of the table; above that, gathers are faster.
 template <int b>
 struct Table {
   explicit Table(const float* values) : all(values) {}
-  __m256 Half(__m256i code) const {
+  __m256 operator()(__m256i code) const {
     return _mm256_i32gather_ps(all, _mm256_and_si256(code, _mm256_set1_epi32((1 << b) - 1)), 4);
   }
-  Floats operator()(Words code) const { return {Half(code.a), Half(code.b)}; }
+  Floats operator()(Words code) const { return {(*this)(code.a), (*this)(code.b)}; }
   const float* all;
 };
 
-// A permutation sees the low 3 bits only.
+template <int b>
+requires(b == 4 || b == 5) struct Table<b> {
+  explicit Table(const float* values) : low(values), high(values + (1 << (b - 1))) {}
+  __m256 operator()(__m256i code) const {
+    const __m256 top = _mm256_castsi256_ps(_mm256_slli_epi32(code, 32 - b));
+    return _mm256_blendv_ps(low(code), high(code), top);
+  }
+  Floats operator()(Words code) const { return {(*this)(code.a), (*this)(code.b)}; }
+  Table<b - 1> low, high;
+};
+
 template <int b>
 requires(b <= 3) struct Table<b> {
   explicit Table(const float* values) : all(_mm256_loadu_ps(values)) {}
-  Floats operator()(Words code) const {
-    return {_mm256_permutevar8x32_ps(all, code.a), _mm256_permutevar8x32_ps(all, code.b)};
-  }
+  __m256 operator()(__m256i code) const { return _mm256_permutevar8x32_ps(all, code); }
+  Floats operator()(Words code) const { return {(*this)(code.a), (*this)(code.b)}; }
   __m256 all;
-};
-
-template <>
-struct Table<4> {
-  explicit Table(const float* values)
-      : low(_mm256_loadu_ps(values)), high(_mm256_loadu_ps(values + 8)) {}
-  __m256 Half(__m256i code) const {
-    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, code),
-                            _mm256_permutevar8x32_ps(high, code),
-                            _mm256_castsi256_ps(_mm256_slli_epi32(code, 28)));
-  }
-  Floats operator()(Words code) const { return {Half(code.a), Half(code.b)}; }
-  __m256 low, high;
 };
 
 }  // namespace
@@ -100,6 +97,7 @@ float Split(int64_t columns, const uint8_t* depth, const float* scale, const flo
   __m256 sum = _mm256_setzero_ps();
   int64_t j = 0;
   for (; j + 8 <= columns; j += 8) {
+    PrefetchColumns(depth + j, scale + j, mean == nullptr ? nullptr : mean + j);
     const __m256 x_values = _mm256_loadu_ps(x + j);
     if (mean != nullptr) sum = _mm256_fmadd_ps(x_values, _mm256_loadu_ps(mean + j), sum);
     const __m256 scaled = _mm256_mul_ps(x_values, _mm256_loadu_ps(scale + j));

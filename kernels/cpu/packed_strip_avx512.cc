@@ -69,6 +69,7 @@ float Split(int64_t columns, const uint8_t* depth, const float* scale, const flo
   __m512 sum = _mm512_setzero_ps();
   int64_t j = 0;
   for (; j + 16 <= columns; j += 16) {
+    PrefetchColumns(depth + j, scale + j, mean == nullptr ? nullptr : mean + j);
     const __m512 x_values = _mm512_loadu_ps(x + j);
     if (mean != nullptr) sum = _mm512_fmadd_ps(x_values, _mm512_loadu_ps(mean + j), sum);
     const __m512 scaled = _mm512_mul_ps(x_values, _mm512_loadu_ps(scale + j));

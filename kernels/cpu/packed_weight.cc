@@ -1,8 +1,11 @@
 // From the packed format to strips in memory (packed_layout.h has the picture).
 #include "kernels/cpu/packed_weight.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <new>
@@ -101,6 +104,19 @@ void SortLines(const PackedMatrix& matrix, CpuPackedWeight& weight) {
   }
 }
 
+// Zeros; in huge pages as far as they fill some, which saves the search for pages.
+uint32_t* AllocateWords(int64_t words) {
+  constexpr int64_t kCacheLine = 64, kHugePage = 2 << 20;
+  const int64_t bytes = std::max<int64_t>(words, 1) * sizeof(uint32_t);
+  const int64_t alignment = bytes < kHugePage ? kCacheLine : kHugePage;
+  void* memory = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+  if (memory == nullptr) throw std::bad_alloc();
+  // A wish, whose failure is fine.
+  if (bytes >= kHugePage) madvise(memory, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
+  std::memset(memory, 0, bytes);
+  return static_cast<uint32_t*>(memory);
+}
+
 }  // namespace
 
 bool IsSupported(PackedIsa isa) {
@@ -154,11 +170,8 @@ std::shared_ptr<CpuPackedWeight> MakeCpuPackedWeight(const PackedMatrix& matrix,
     for (int64_t j = 0; j < lines; ++j) ++cluster.lines[matrix.depth[c * lines + j]];
     words += WordsOf(cluster, matrix.partition, weight->cluster_members(c));
   }
-  // Whole cache lines, as words come in strips of 16 lanes.
-  auto* memory = static_cast<uint32_t*>(std::aligned_alloc(64, std::max<int64_t>(words, 16) * 4));
-  if (memory == nullptr) throw std::bad_alloc();
-  weight->words.reset(memory);
-  std::memset(memory, 0, words * 4);
+  weight->words.reset(AllocateWords(words));
+  uint32_t* memory = weight->words.get();
 
   std::vector<uint8_t> stream;
   int64_t first_byte = 0;
