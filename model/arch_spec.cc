@@ -111,7 +111,7 @@ void ReadLayers(const Family& family, ConfigReader& read, ArchSpec& spec) {
     case Windows::kFromLayer:
       if (read.Bool("use_sliding_window", false)) {
         window = read.SizeOrNone("sliding_window", family.missing_window);
-        const int64_t first = read.Number("max_window_layers", 28);
+        const double first = read.Number("max_window_layers", 28);
         for (int64_t i = 0; i < spec.layers; ++i) windowed[i] = window > 0 && i >= first;
       }
       break;
@@ -261,6 +261,14 @@ StatusOr<ArchSpec> ParseArchSpec(const nlohmann::json& config, const std::string
   ReadLayers(*family, read, spec);
   if (family->own_fields) family->own_fields(read, spec);
   RefuseUnknown(read);
+  // Sums over all blocks must fit an integer, whatever the file claims.
+  double parameters = 0;
+  for (const LinearId id : spec.linears()) {
+    parameters += static_cast<double>(spec.rows(id)) * static_cast<double>(spec.columns(id));
+  }
+  if (parameters * static_cast<double>(spec.layers) > 1e17) {
+    read.Broken("hidden_size", "and the other sizes give more than 1e17 parameters");
+  }
   CVXQ_RETURN_IF_ERROR(read.status());
 
   // Names of tensors that this model does not have.

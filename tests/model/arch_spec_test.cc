@@ -219,6 +219,13 @@ INSTANTIATE_TEST_SUITE_P(
         Broken{"gemma3", "/attn_logit_softcapping", 50, kUnknown, "attn_logit_softcapping"},
         Broken{"cohere2", "/use_qk_norm", true, kUnknown, "use_qk_norm is true"}));
 
+TEST(ArchSpecTest, RefusesSizesWhoseProductIsAbsurd) {
+  json config = ConfigOf("llama");
+  config["hidden_size"] = config["intermediate_size"] = 1 << 29;
+  EXPECT_THAT(std::string(ParseArchSpec(config, "config.json").status().message()),
+              HasSubstr("more than 1e17 parameters"));
+}
+
 TEST(ArchSpecTest, RefusesWhatIsNotAnObject) {
   const auto spec = ParseArchSpec(json::array(), "config.json");
   EXPECT_EQ(spec.status().message(), "config.json: the whole must be a JSON object");
