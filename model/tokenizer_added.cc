@@ -105,8 +105,8 @@ void AddedTokens::Split(std::string_view text, bool normalized,
     }
     if (token.rstrip) end += LeadingSpaceEnd(text.substr(end));
     if (done < begin) on_text(text.substr(done, begin - done), done);
-    on_token(id);
-    done = end;
+    if (begin < end) on_token(id);  // else the token before took it along
+    done = std::max(done, end);
   }
   if (done < text.size()) on_text(text.substr(done), done);
 }

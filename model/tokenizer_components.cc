@@ -133,22 +133,39 @@ StatusOr<NormalizerStep> ReadNormalizerStep(const json& component, const std::st
   if (type == "Replace") return ReadReplace(component, where);
   if (type == "Prepend") {
     CVXQ_ASSIGN_OR_RETURN(std::string text, StringField(component, "prepend", where));
+    constexpr size_t kLongestPrefix = 1000;
+    if (text.size() > kLongestPrefix) return Broken(where, "prepend is too long a string");
     return PrependStep{std::move(text)};
   }
   return Unsupported(where, "type " + Quote(type));
 }
 
-// All components of one stage through `read`.
+// How many times longer than its input a step's output can be (added prefixes aside).
+size_t Growth(const ReplaceStep& step) { return step.pattern.Growth(step.content.size()); }
+size_t Growth(const ByteLevelStep&) { return 2; }
+size_t Growth(const MetaspaceStep& step) { return step.replacement.size(); }
+template <typename Step>
+size_t Growth(const Step&) {
+  return 1;
+}
+
+// All components of one stage through `read`. Stages that could blow up a text are refused: a few
+// dozen steps that each double it would fill any memory.
 template <typename Step>
 StatusOr<std::vector<Step>> ReadSteps(const json& value, const char* list_name,
                                       const std::string& where,
                                       StatusOr<Step> (*read)(const json&, const std::string&,
                                                              const std::string&)) {
+  constexpr size_t kMostGrowth = 1000, kMostSteps = 32;
   std::vector<Step> steps;
+  size_t growth = 1;
   CVXQ_RETURN_IF_ERROR(ForEachComponent(
       value, list_name, where, [&](const json& component, const std::string& type) -> Status {
         CVXQ_ASSIGN_OR_RETURN(Step step, read(component, type, where));
+        growth *= std::visit([](const auto& s) { return Growth(s); }, step);
         steps.push_back(std::move(step));
+        if (growth > kMostGrowth) return Broken(where, "it makes a text too many times longer");
+        if (steps.size() > kMostSteps) return Broken(where, "it has too many steps");
         return absl::OkStatus();
       }));
   return steps;

@@ -3,6 +3,8 @@
 
 #include <oniguruma.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <mutex>
 #include <new>
 #include <utility>
@@ -24,11 +26,16 @@ void InitializeOniguruma() {
     onig_initialize(encodings, 1);
     onig_set_parse_depth_limit(128);
     onig_set_match_stack_limit_size(8u << 20);
-    onig_set_retry_limit_in_match(20'000'000);
+    onig_set_retry_limit_in_match(10'000'000);
     onig_set_retry_limit_in_search(200'000'000);
     onig_set_subexp_call_limit_in_search(100'000);
     onig_set_subexp_call_max_nest_level(16);
   });
+}
+
+// Expressions with raw bytes can match parts of a character.
+bool IsCharStart(std::string_view text, size_t at) {
+  return at == text.size() || (static_cast<uint8_t>(text[at]) & 0xc0) != 0x80;
 }
 
 const OnigUChar* Bytes(const char* text) { return reinterpret_cast<const OnigUChar*>(text); }
@@ -71,6 +78,12 @@ StatusOr<Pattern> Pattern::Regex(const std::string& expression) {
   return pattern;
 }
 
+size_t Pattern::Growth(size_t content_size) const {
+  // Even the empty text may match a regex.
+  if (regex_) return 1 + content_size;
+  return std::max<size_t>(1, (content_size + literal_.size() - 1) / literal_.size());
+}
+
 bool Pattern::Find(std::string_view text, size_t from, MatchRegion& region, size_t* begin,
                    size_t* end) const {
   if (!regex_) {
@@ -85,7 +98,7 @@ bool Pattern::Find(std::string_view text, size_t from, MatchRegion& region, size
   if (found < 0) return false;
   *begin = static_cast<size_t>(region.get()->beg[0]);
   *end = static_cast<size_t>(region.get()->end[0]);
-  return true;
+  return IsCharStart(text, *begin) && IsCharStart(text, *end);
 }
 
 void Pattern::ForEachRange(std::string_view text, MatchRegion& region,
@@ -93,6 +106,7 @@ void Pattern::ForEachRange(std::string_view text, MatchRegion& region,
   size_t done = 0, begin = 0, end = 0;
   bool matched = false;  // the last match ended at `done`
   for (size_t from = 0; from <= text.size() && Find(text, from, region, &begin, &end);) {
+    if (begin < done || end < begin) break;  // \K in a lookbehind can reach back
     if (begin == end && matched && end == done) {
       // An empty match right after a match is not one; look further on.
       from += from < text.size() ? static_cast<size_t>(CharAt(text, from).size) : 1;

@@ -42,6 +42,9 @@ class Pattern {
   void ForEachRange(std::string_view text, MatchRegion& region,
                     absl::FunctionRef<void(size_t, size_t, bool)> visit) const;
 
+  // How many times longer a text can get, at most, when `content_size` bytes replace each match.
+  size_t Growth(size_t content_size) const;
+
  private:
   Pattern() = default;
   // The first match at or after `from`.

@@ -153,9 +153,25 @@ bool IsNumber(uint32_t code) {
 }
 
 bool IsWordChar(uint32_t code) {
-  constexpr uint32_t kNonJoiner = 0x200c, kJoiner = 0x200d;
-  return code == kNonJoiner || code == kJoiner ||
-         ONIGENC_IS_CODE_CTYPE(ONIG_ENCODING_UTF8, code, ONIGENC_CTYPE_WORD) != 0;
+  switch (utf8proc_category(static_cast<int32_t>(code))) {
+    case UTF8PROC_CATEGORY_LU:
+    case UTF8PROC_CATEGORY_LL:
+    case UTF8PROC_CATEGORY_LT:
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_LO:
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_MC:
+    case UTF8PROC_CATEGORY_ME:
+    case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_NL:
+    case UTF8PROC_CATEGORY_PC:
+      return true;
+    case UTF8PROC_CATEGORY_SO:  // circled and squared letters are alphabetic
+      return (code >= 0x24b6 && code <= 0x24e9) || (code >= 0x1f130 && code <= 0x1f149) ||
+             (code >= 0x1f150 && code <= 0x1f169) || (code >= 0x1f170 && code <= 0x1f189);
+    default:
+      return code == 0x200c || code == 0x200d;  // the joiners
+  }
 }
 
 bool IsWhitespace(uint32_t code) {

@@ -1,8 +1,11 @@
 """Writes tests/data/tokenizers: the text, small tokenizers of each family, and what the `tokenizers`
-library makes of the text with them.
+library makes of the text with them; and tests/data/hostile/tokenizer: broken and hostile files.
 
 Needs the Python packages `tokenizers` and nothing else; the tests need only the files. Usage:
-  python3 tests/data/make_tokenizer_golden.py [--check TOKENIZER_JSON GOLDEN]
+  python3 tests/data/make_tokenizer_golden.py [--train | --check TOKENIZER_JSON GOLDEN]
+
+Tokenizers that are there are used again, for training breaks ties by chance; --train makes them anew.
+--check writes the GOLDEN of any other tokenizer.
 
 lines.txt    one text a line, the bytes escaped: \\\\ \\n \\r and \\xHH for control characters and for
              bytes that are not UTF-8. About 10,000 lines.
@@ -328,6 +331,112 @@ def golden(tokenizer, lines):
     return bytes(out)
 
 
+# ---------------------------------------------------------------- broken and hostile files
+
+def hostile():
+    """Name to contents. Those named ok_* are good files, from which a fuzzer can start."""
+    def tokenizer(**changes):
+        root = {"version": "1.0", "added_tokens": [{"id": 4, "content": "<s>", "special": True}],
+                "normalizer": None, "pre_tokenizer": None, "post_processor": None, "decoder": None,
+                "model": {"type": "BPE", "unk_token": None, "vocab": {"a": 0, "b": 1, "ab": 2, "aab": 3},
+                          "merges": ["a b", ["a", "ab"]]}}
+        for name, value in changes.items():
+            parent, _, child = name.partition("__")
+            if child:
+                root[parent][child] = value
+            else:
+                root[parent] = value
+        return json.dumps(root, ensure_ascii=False).encode()
+
+    def split(pattern, behavior="Isolated"):
+        return {"type": "Split", "pattern": pattern, "behavior": behavior, "invert": False}
+
+    def added(**changes):
+        return [{"id": 4, "content": "<s>", "special": True, **changes}]
+
+    def template(**changes):
+        return {"type": "TemplateProcessing", "pair": [],
+                "single": [{"SpecialToken": {"id": "<s>"}}, {"Sequence": {"id": "A"}}],
+                "special_tokens": {"<s>": {"id": "<s>", "ids": [4]}}, **changes}
+
+    good = tokenizer()
+    nested = {"type": "NFC"}
+    for _ in range(20):
+        nested = {"type": "Sequence", "normalizers": [nested]}
+    doubling = [{"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}] * 40
+    return {
+        "ok_byte_level": tokenizer(pre_tokenizer={"type": "Sequence", "pretokenizers": [
+            split({"Regex": L3}), {"type": "Digits", "individual_digits": True}, {"type": "ByteLevel"}]},
+            decoder={"type": "ByteLevel"}, post_processor=template(), normalizer={"type": "NFC"}),
+        "ok_metaspace": tokenizer(
+            pre_tokenizer={"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first"},
+            decoder={"type": "Metaspace", "replacement": "▁"}, model__fuse_unk=True,
+            model__unk_token="a", model__byte_fallback=True),
+        "ok_prepend": tokenizer(
+            normalizer={"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, {
+                "type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+            decoder={"type": "Sequence", "decoders": [
+                {"type": "Replace", "pattern": {"Regex": "▁+"}, "content": " "},
+                {"type": "ByteFallback"}, {"type": "Fuse"},
+                {"type": "Strip", "content": " ", "start": 1, "stop": 1}]},
+            pre_tokenizer=split({"String": "a"}, "MergedWithNext"), model__ignore_merges=True,
+            post_processor={"type": "RobertaProcessing", "sep": ["</s>", 1], "cls": ["<s>", 0]}),
+        "truncated": good[:len(good) // 2],
+        "empty": b"",
+        "not_json": b"GGUF\x03\x00\x00\x00",
+        "not_utf8": good.replace(b"<s>", b"<\xff>"),
+        "a_list": b"[1, 2]",
+        "deep": b"[" * 5000 + b"]" * 5000,
+        "no_model": tokenizer(model=None),
+        "model_is_string": tokenizer(model="BPE"),
+        "model_unknown": tokenizer(model__type="Unigram"),
+        "vocab_is_list": tokenizer(model__vocab=["a", "b"]),
+        "id_is_string": tokenizer(model__vocab={"a": "0"}),
+        "id_negative": tokenizer(model__vocab={"a": -1, "b": 1, "ab": 2, "aab": 3}),
+        "id_huge": tokenizer(model__vocab={"a": 2**40, "b": 1, "ab": 2, "aab": 3}),
+        "id_fraction": tokenizer(model__vocab={"a": 0.5, "b": 1, "ab": 2, "aab": 3}),
+        "id_twice": tokenizer(model__vocab={"a": 1, "b": 1, "ab": 2, "aab": 3}),
+        "merges_missing": tokenizer(model__merges=None),
+        "merges_is_object": tokenizer(model__merges={"a": "b"}),
+        "merge_unknown_token": tokenizer(model__merges=["a b", "a c"]),
+        "merge_unknown_result": tokenizer(model__merges=["b a"]),
+        "merge_of_three": tokenizer(model__merges=["a a b"]),
+        "merge_is_number": tokenizer(model__merges=[3]),
+        "merge_empty_token": tokenizer(model__merges=[["", "a"]]),
+        "unk_not_in_vocab": tokenizer(model__unk_token="<unk>"),
+        "fuse_unk_is_number": tokenizer(model__fuse_unk=1),
+        "dropout": tokenizer(model__dropout=0.5),
+        "word_suffix": tokenizer(model__end_of_word_suffix="</w>"),
+        "normalizer_unknown": tokenizer(normalizer={"type": "Bert\nNormalizer"}),
+        "normalizer_no_type": tokenizer(normalizer={}),
+        "normalizer_is_list": tokenizer(normalizer=[{"type": "NFC"}]),
+        "normalizer_nested": tokenizer(normalizer=nested),
+        "normalizer_doubling": tokenizer(normalizer={"type": "Sequence", "normalizers": doubling}),
+        "replace_empty": tokenizer(normalizer={"type": "Replace", "pattern": {"String": ""}, "content": "x"}),
+        "pre_tokenizer_unknown": tokenizer(pre_tokenizer={"type": "Whitespace"}),
+        "regex_invalid": tokenizer(pre_tokenizer=split({"Regex": "(a"})),
+        "regex_deep": tokenizer(pre_tokenizer=split({"Regex": "(" * 3000 + "a" + ")" * 3000})),
+        "regex_long": tokenizer(pre_tokenizer=split({"Regex": "a" * 70000})),
+        "pattern_missing": tokenizer(pre_tokenizer={"type": "Split", "behavior": "Isolated"}),
+        "behavior_unknown": tokenizer(pre_tokenizer=split({"String": "a"}, "Shuffled")),
+        "metaspace_two_chars": tokenizer(pre_tokenizer={"type": "Metaspace", "replacement": "ab"}),
+        "scheme_unknown": tokenizer(pre_tokenizer={"type": "Metaspace", "replacement": "▁",
+                                                   "prepend_scheme": "last"}),
+        "decoder_unknown": tokenizer(decoder={"type": "WordPiece"}),
+        "strip_negative": tokenizer(decoder={"type": "Strip", "content": " ", "start": -1, "stop": 0}),
+        "processor_unknown": tokenizer(post_processor={"type": "Padding"}),
+        "template_string": tokenizer(post_processor=template(single="<s> $A")),
+        "template_pair": tokenizer(post_processor=template(single=[{"Sequence": {"id": "B"}}])),
+        "template_no_text": tokenizer(post_processor=template(single=[])),
+        "template_unknown_token": tokenizer(post_processor=template(special_tokens={})),
+        "roberta_no_cls": tokenizer(post_processor={"type": "RobertaProcessing", "sep": ["x", 1]}),
+        "added_is_object": tokenizer(added_tokens={"id": 4}),
+        "added_no_content": tokenizer(added_tokens=[{"id": 4}]),
+        "added_id_negative": tokenizer(added_tokens=added(id=-4)),
+        "added_flag_is_string": tokenizer(added_tokens=added(lstrip="yes")),
+    }
+
+
 def main():
     lines = make_lines()
     if len(sys.argv) == 4 and sys.argv[1] == "--check":
@@ -339,12 +448,17 @@ def main():
         file.write(b"\n".join(escape(line) for line in lines) + b"\n")
     for family in FAMILIES:
         name = family.__name__
-        text = build(family, lines)
-        with open(os.path.join(OUT, name + ".json"), "w", encoding="utf-8") as file:
-            file.write(text + "\n")
+        path = os.path.join(OUT, name + ".json")
+        if "--train" in sys.argv or not os.path.exists(path):
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(build(family, lines) + "\n")
         with open(os.path.join(OUT, name + ".golden"), "wb") as file:
-            file.write(golden(Tokenizer.from_str(text), lines))
-        print(name, len(text.encode()), Tokenizer.from_str(text).get_vocab_size())
+            file.write(golden(Tokenizer.from_file(path), lines))
+    folder = os.path.join(HERE, "hostile", "tokenizer")
+    os.makedirs(folder, exist_ok=True)
+    for name, contents in hostile().items():
+        with open(os.path.join(folder, name + ".json"), "wb") as file:
+            file.write(contents)
     kjv = os.path.join(ROOT, "examples", "models", "kjv-llama-1m", "tokenizer.json")
     with open(os.path.join(OUT, "kjv.golden"), "wb") as file:
         file.write(golden(Tokenizer.from_file(kjv), lines))
