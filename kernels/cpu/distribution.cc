@@ -12,26 +12,41 @@ namespace {
 // Sums over the vocabulary are of floats within a chunk and of doubles over chunks.
 constexpr int64_t kChunk = 1024;
 
-// Sum of exp(x - max); stores the terms where `terms` is not null.
-double ExpSum(const VectorOps& ops, const float* x, float max, float* terms, int64_t V) {
+int64_t ChunkCount(int64_t V) { return (V + kChunk - 1) / kChunk; }
+
+// Sum of exp(x - max); stores the terms and the sums of their chunks where those are not null.
+double ExpSum(const VectorOps& ops, const float* x, float max, int64_t V, float* terms = nullptr,
+              float* chunks = nullptr) {
   double total = 0;
-  for (int64_t j = 0; j < V; j += kChunk) {
-    total +=
+  for (int64_t c = 0; c < ChunkCount(V); ++c) {
+    const int64_t j = c * kChunk;
+    const float sum =
         ops.exp_sum(x + j, max, terms == nullptr ? nullptr : terms + j, std::min(kChunk, V - j));
+    if (chunks != nullptr) chunks[c] = sum;
+    total += sum;
   }
   return total;
 }
 
-// The first index at which the running sum of the terms exceeds `target`; where rounding leaves
-// none, the last index with a positive term; 0 where there is none (NaN).
-int64_t Draw(const float* terms, double target, int64_t V) {
+// The first index at which the running sum of the terms exceeds `target` (below their total): the
+// first such chunk, and within it the first such term, or the last positive one where rounding
+// leaves none. 0 where there is no such chunk (NaN).
+int64_t Draw(const float* terms, const float* chunks, double target, int64_t V) {
   double cumulative = 0;
-  int64_t label = 0;
-  for (int64_t j = 0; j < V && cumulative <= target; ++j) {
-    cumulative += terms[j];
-    if (terms[j] > 0) label = j;
+  for (int64_t c = 0; c < ChunkCount(V); ++c) {
+    if (!(cumulative + chunks[c] > target)) {
+      cumulative += chunks[c];
+      continue;
+    }
+    int64_t label = c * kChunk;
+    const int64_t end = std::min(V, label + kChunk);
+    for (int64_t j = label; j < end && cumulative <= target; ++j) {
+      cumulative += terms[j];
+      if (terms[j] > 0) label = j;
+    }
+    return label;
   }
-  return label;
+  return 0;
 }
 
 int64_t FirstEqual(const float* x, float value, int64_t V) {
@@ -50,8 +65,9 @@ void CpuBackend::SampleLabelGradient(const Tensor& logits, uint64_t key, uint64_
     const bool is_float = g.dtype == DType::kF32;
     float* row = is_float ? HostData<float>(g) + i * V : FloatScratch(2, V);
     const float* x = rows + i * V;
-    const double total = ExpSum(ops_, x, ops_.max(x, V), row, V);
-    const int64_t label = Draw(row, RandomUniform(key, first_counter + i) * total, V);
+    float* chunks = FloatScratch(3, ChunkCount(V));
+    const double total = ExpSum(ops_, x, ops_.max(x, V), V, row, chunks);
+    const int64_t label = Draw(row, chunks, RandomUniform(key, first_counter + i) * total, V);
     ops_.scale(static_cast<float>(-1 / total), row, V);
     row[label] += 1;
     if (!is_float) ops_.float_to_bf16(row, HostData<uint16_t>(g) + i * V, V);
@@ -70,7 +86,7 @@ void CpuBackend::NegativeLogLikelihood(const Tensor& logits, const Tensor& targe
     const float* x = rows + i * V;
     const float max = ops_.max(x, V);
     const double shifted = static_cast<double>(x[target[i]]) - max;
-    out[i] = static_cast<float>(std::log(ExpSum(ops_, x, max, nullptr, V)) - shifted);
+    out[i] = static_cast<float>(std::log(ExpSum(ops_, x, max, V)) - shifted);
   });
 }
 
@@ -87,8 +103,8 @@ void CpuBackend::KlDivergence(const Tensor& reference, const Tensor& logits, Ten
   pool_.ParallelFor(logits.shape[0], [&](int64_t i) {
     const float *p = reference_rows + i * V, *q = rows + i * V;
     const float max_p = ops_.max(p, V), max_q = ops_.max(q, V);
-    const double total_p = ExpSum(ops_, p, max_p, nullptr, V);
-    const double total_q = ExpSum(ops_, q, max_q, nullptr, V);
+    const double total_p = ExpSum(ops_, p, max_p, V);
+    const double total_q = ExpSum(ops_, q, max_q, V);
     double sum = 0;
     for (int64_t j = 0; j < V; j += kChunk) {
       sum += ops_.divergence_sum(p + j, q + j, max_p, max_p - max_q, std::min(kChunk, V - j));

@@ -3,7 +3,6 @@
 #include "kernels/cpu/cpu_backend.h"
 
 namespace cvxq {
-
 void CpuBackend::Linear(const Tensor& x, const Tensor& w, const Tensor& bias, Tensor y) {
   if (failed()) return;
   contract::Linear(x, w, bias, y);
@@ -13,6 +12,27 @@ void CpuBackend::Linear(const Tensor& x, const Tensor& w, const Tensor& bias, Te
   const std::byte *a = ConstHostData<std::byte>(x), *b = ConstHostData<std::byte>(w);
   const float* bias_data = bias.empty() ? nullptr : ConstHostData<float>(bias);
   float* c = HostData<float>(y);
+  if (n <= kMostDots) {
+    // Generation: the time goes into reading W once, which plain dot products do without the
+    // copies of W that a product of tiles makes.
+    const Tensor wide = As(DType::kF32, x);
+    if (failed()) return;
+    const float* rows = ConstHostData<float>(wide);
+    ParallelPieces(M, N, [&](int64_t begin, int64_t end) {
+      float dots[kMostDots];
+      for (int64_t m = begin; m < end; ++m) {
+        if (w.dtype == DType::kF32) {
+          ops_.dots(rows, n, N, ConstHostData<float>(w) + m * N, N, dots);
+        } else {
+          ops_.dots_bf16(rows, n, N, ConstHostData<uint16_t>(w) + m * N, N, dots);
+        }
+        for (int64_t i = 0; i < n; ++i) {
+          c[i * M + m] = bias_data == nullptr ? dots[i] : dots[i] + bias_data[m];
+        }
+      }
+    });
+    return;
+  }
   const TileGrid grid(n, M);
   pool_.ParallelFor(grid.count(), [&](int64_t i) {
     const Tile tile = grid[i];

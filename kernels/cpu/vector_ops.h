@@ -19,6 +19,8 @@ struct NormRow {
   const float* b = nullptr;  // [d] or null
 };
 
+constexpr int64_t kMostDots = 4;
+
 struct VectorOps {
   // --- conversions ---
   void (*bf16_to_float)(const uint16_t* x, float* y, int64_t n);
@@ -47,7 +49,10 @@ struct VectorOps {
   void (*add_squares)(const float* x, float* sums, int64_t n);  // sums[i] += x[i]^2
   float (*sum_of_squares)(const float* x, int64_t n);
   float (*dot)(const float* x, const float* y, int64_t n);
-  float (*dot_bf16)(const uint16_t* x, const uint16_t* y, int64_t n);
+  // out[i] = the dot product of w with row i of x[rows, n], rows <= kMostDots.
+  void (*dots)(const float* x, int64_t rows, int64_t stride, const float* w, int64_t n, float* out);
+  void (*dots_bf16)(const float* x, int64_t rows, int64_t stride, const uint16_t* w, int64_t n,
+                    float* out);
 
   // --- norms ---
   void (*norm)(const NormRow& norm, const float* x, float* y, int64_t d);
