@@ -1,0 +1,51 @@
+#include "cli/command.h"
+
+#include <cstdio>
+
+namespace cvxq {
+
+CLI::App* Command::Declare(CLI::App& app, const std::string& name, const std::string& description,
+                           const std::string& example) {
+  CLI::App* command = app.add_subcommand(name, description);
+  command->add_flag("--json", common.json, "Print one JSON document on standard output");
+  command->add_flag("--quiet", common.quiet, "No progress, only errors");
+  command->add_flag("--verbose", common.verbose, "More detail");
+  command->footer("Example:\n  " + example);
+  return command;
+}
+
+int ExitCode(const Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kOk:
+      return 0;
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kAlreadyExists:
+      return 2;
+    case absl::StatusCode::kResourceExhausted:
+      return 3;
+    case absl::StatusCode::kCancelled:
+      return 130;
+    default:
+      return 1;
+  }
+}
+
+StatusOr<std::string> LocalPath(const std::string& address) {
+  std::string path = address;
+  if (path.starts_with("file://")) {
+    path = path.substr(7);
+  } else if (const size_t scheme = path.find("://"); scheme != std::string::npos) {
+    return absl::UnimplementedError(
+        absl::StrCat(address, ": only local folders are supported by this version"));
+  }
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  if (path.empty()) return absl::InvalidArgumentError("a folder's name is empty");
+  return path;
+}
+
+void PrintJson(const nlohmann::ordered_json& json) {
+  std::printf("%s\n",
+              json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace).c_str());
+}
+
+}  // namespace cvxq

@@ -1,0 +1,52 @@
+// What the subcommands share: common flags, output, exit codes.
+#ifndef CVXQ_CLI_COMMAND_H_
+#define CVXQ_CLI_COMMAND_H_
+
+#include <CLI/CLI.hpp>
+#include <string>
+
+#include "base/progress.h"
+#include "base/status.h"
+#include "nlohmann/json.hpp"
+
+namespace cvxq {
+
+// Flags of every command.
+struct CommonFlags {
+  bool json = false, quiet = false, verbose = false;
+};
+
+// A subcommand: declares its flags, and runs. What Run returns becomes the exit code.
+class Command {
+ public:
+  virtual ~Command() = default;
+  virtual Status Run() = 0;
+
+  CommonFlags common;
+
+ protected:
+  // Adds --json, --quiet, --verbose and an example below the help.
+  CLI::App* Declare(CLI::App& app, const std::string& name, const std::string& description,
+                    const std::string& example);
+  // Progress on standard error as the flags ask.
+  ProgressMode progress_mode() const { return ChooseProgressMode(common.quiet); }
+};
+
+// Registers each command under `app`; the result lives as long as the app is used.
+std::unique_ptr<Command> MakeQuantizeCommand(CLI::App& app);
+std::unique_ptr<Command> MakeEvalCommand(CLI::App& app);
+std::unique_ptr<Command> MakeGenerateCommand(CLI::App& app);
+std::unique_ptr<Command> MakeInspectCommand(CLI::App& app);
+
+// 0 done, 1 failed, 2 wrong usage, 3 refused by a plan or limit, 130 interrupted.
+int ExitCode(const Status& status);
+
+// One line for a folder given as MODEL or OUT: strips file://, refuses other schemes.
+StatusOr<std::string> LocalPath(const std::string& address);
+
+// "--json": the document on standard output and nothing else.
+void PrintJson(const nlohmann::ordered_json& json);
+
+}  // namespace cvxq
+
+#endif  // CVXQ_CLI_COMMAND_H_

@@ -1,0 +1,136 @@
+#include <cstdio>
+#include <map>
+
+#include "absl/strings/str_format.h"
+#include "base/size.h"
+#include "cli/command.h"
+#include "pipeline/quantize.h"
+
+namespace cvxq {
+namespace {
+
+class QuantizeCommand : public Command {
+ public:
+  explicit QuantizeCommand(CLI::App& app) {
+    CLI::App* command =
+        Declare(app, "quantize", "Compress a checkpoint to a size or a number of bits a weight",
+                "cvxq quantize models/llama --bits 3 -o llama-3bit");
+    command->add_option("MODEL", options_.model, "Checkpoint folder (Hugging Face layout)")
+        ->required();
+    command->add_option("-o,--output", options_.output, "Folder to make")->required();
+    command->add_option("--bits", options_.bits, "Bits a quantised weight, all bytes counted");
+    command->add_option("--size", size_, "Bytes of the whole output: 700MB, 1.5GiB");
+    command->add_flag("--nominal", options_.nominal, "--bits counts codes only, as papers do");
+    command->add_flag("--overwrite", options_.overwrite, "Replace an existing output folder");
+    Choice<CodecKind>(command, "--codec", options_.codec,
+                      {{"companded", CodecKind::kCompanded}, {"lloyd", CodecKind::kLloyd}},
+                      "How weights are coded (default lloyd)");
+    Choice<Objective>(
+        command, "--objective", options_.objective,
+        {{"fisher", Objective::kFisher}, {"hidden", Objective::kHidden}},
+        "What is kept: the output distribution (fisher) or the final hidden states (hidden)");
+    Choice<Estimator>(command, "--estimator", options_.estimator,
+                      {{"labels", Estimator::kLabels},
+                       {"signs", Estimator::kSigns},
+                       {"tokens", Estimator::kTokens}},
+                      "How gradients are sampled (default labels for fisher, signs for hidden)");
+    command->add_option("--stride", options_.stride,
+                        "Tokens between those that --estimator tokens takes");
+    command->add_option("--calib", options_.calibration.inputs,
+                        "PATH[:WEIGHT] of calibration text: file, folder, pattern, .jsonl, .npy, "
+                        ".safetensors; repeatable (default: the bundled text)");
+    command->add_option("--calib-field", options_.calibration.field, "Field of JSON lines")
+        ->capture_default_str();
+    command->add_option("--samples", options_.calibration.samples, "Calibration sequences")
+        ->capture_default_str();
+    command->add_option("--grad-samples", options_.grad_samples, "Of them, for gradients")
+        ->capture_default_str();
+    command->add_option("--seq-len", options_.calibration.seq_len, "Tokens of a sequence")
+        ->capture_default_str();
+    command->add_option("--seed", options_.calibration.seed, "Seed of all random choices")
+        ->capture_default_str();
+    command
+        ->add_option("--iterations", options_.iterations,
+                     "Rounds of gradients, allocation and coding, as the papers do")
+        ->capture_default_str();
+    Choice<Partition>(
+        command, "--partition", options_.partition,
+        {{"columns", Partition::kColumns}, {"rows", Partition::kRows}},
+        "Groups are one column of a cluster of rows, or one row of a cluster of columns");
+    command->add_option("--group-rows", options_.group_rows, "Size of a cluster (default 64)");
+    Choice<Feedback>(command, "--feedback", options_.feedback,
+                     {{"none", Feedback::kNone}, {"one", Feedback::kOne}},
+                     "Error feedback (default one for lloyd)");
+    Choice<ComputeKind>(
+        command, "--compute", options_.compute,
+        {{"auto", ComputeKind::kAuto}, {"fp32", ComputeKind::kF32}, {"bf16", ComputeKind::kBF16}},
+        "Arithmetic of the statistics");
+    command->add_option("--backend", backend_, "auto or cpu")
+        ->check(CLI::IsMember({"auto", "cpu"}));
+    command->add_option("--threads", options_.threads, "Threads (default: all)");
+    command->add_option("--memory", memory_,
+                        "Bytes to use beyond one block; more is spilled to disk");
+  }
+
+  Status Run() override {
+    if (size_) {
+      CVXQ_ASSIGN_OR_RETURN(options_.size, ParseByteSize(*size_));
+    }
+    if (memory_) {
+      CVXQ_ASSIGN_OR_RETURN(options_.memory, ParseByteSize(*memory_));
+    }
+    CVXQ_ASSIGN_OR_RETURN(options_.model, LocalPath(options_.model));
+    CVXQ_ASSIGN_OR_RETURN(options_.output, LocalPath(options_.output));
+    Progress progress(progress_mode());
+    CVXQ_ASSIGN_OR_RETURN(const QuantizeReport report, Quantize(options_, progress));
+    if (common.json) {
+      PrintJson(report.ToJson());
+    } else if (!common.quiet) {
+      Print(report);
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  // A flag that takes one of a few names; Target is T or std::optional<T>.
+  template <typename T, typename Target>
+  static void Choice(CLI::App* command, const std::string& flag, Target& target,
+                     const std::map<std::string, T>& names, const std::string& description) {
+    std::vector<std::string> allowed;
+    for (const auto& [name, value] : names) allowed.push_back(name);
+    command
+        ->add_option_function<std::string>(
+            flag, [&target, names](const std::string& name) { target = names.at(name); },
+            description)
+        ->check(CLI::IsMember(allowed));
+  }
+
+  void Print(const QuantizeReport& report) const {
+    std::printf("%s\n  %.4f bits a weight (%.4f codes), %s on disk, %.3f bits a parameter\n",
+                report.output.c_str(), report.bits_per_weight, report.nominal_bits_per_weight,
+                FormatBytes(report.file_bytes).c_str(), report.file_bits);
+    std::printf("  %.1f %% of weights pruned, %s, peak memory %s\n", 100 * report.zero_fraction,
+                FormatDuration(report.seconds.back().second).c_str(),
+                FormatBytes(report.peak_memory_bytes).c_str());
+    if (!common.verbose) return;
+    for (const auto& [phase, seconds] : report.seconds) {
+      std::printf("  %-16s %8.2f s\n", phase.c_str(), seconds);
+    }
+    for (const LayerReport& layer : report.layers) {
+      std::printf("  %-44s %7.4f bits  predicted distortion %.3e\n", layer.name.c_str(),
+                  layer.bits_per_weight, layer.predicted_distortion);
+    }
+  }
+
+  QuantizeOptions options_;
+  std::optional<std::string> size_, memory_;
+  std::string backend_ = "auto";
+};
+
+}  // namespace
+
+std::unique_ptr<Command> MakeQuantizeCommand(CLI::App& app) {
+  return std::make_unique<QuantizeCommand>(app);
+}
+
+}  // namespace cvxq

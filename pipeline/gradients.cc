@@ -1,0 +1,299 @@
+#include "pipeline/gradients.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+
+#include "absl/strings/str_format.h"
+#include "base/interrupt.h"
+#include "base/random.h"
+#include "pipeline/principal_components.h"
+
+namespace cvxq {
+namespace {
+
+constexpr int64_t kWaveTokens = 4096;
+constexpr int64_t kHeadTokens = 256;  // rows of logits at a time: a vocabulary can be wide
+
+// Sub-streams of the seed.
+enum Stream : uint64_t { kLabelStream = 1, kSignStream = 2, kTokenStream = 3 };
+
+// The sums of one linear on the backend, while they grow.
+struct Accumulator {
+  Tensor member, group, output_moment;
+  Tensor row_group, column_group;  // of `group`; of `member` one side is all zeros
+};
+
+class GradientCollector {
+ public:
+  GradientCollector(Model& model, const CalibrationSet& calibration, const GradientOptions& options,
+                    const GradientRequest& request)
+      : model_(model),
+        backend_(model.backend()),
+        spec_(model.spec()),
+        calibration_(calibration),
+        options_(options),
+        request_(request) {}
+
+  StatusOr<ModelGradients> Run(Progress::Phase& progress) {
+    if (options_.objective == Objective::kHidden) {
+      CVXQ_ASSIGN_OR_RETURN(components_, HiddenComponents(model_, calibration_, options_));
+    }
+    Allocate();
+    const int64_t wave_sequences = WaveSequences(calibration_.seq_len);
+    const int64_t last = options_.first_sample + options_.samples;
+    for (int64_t sample = options_.first_sample; sample < last; sample += wave_sequences) {
+      CVXQ_RETURN_IF_ERROR(CheckInterrupted());
+      const int64_t count = std::min(wave_sequences, last - sample);
+      CVXQ_RETURN_IF_ERROR(RunWave(sample, count));
+      progress.Advance(count);
+    }
+    CVXQ_RETURN_IF_ERROR(backend_.Synchronize());
+    return Finish();
+  }
+
+ private:
+  Tensor Zeros(Shape shape) {
+    Tensor tensor = backend_.Allocate(DType::kF32, std::move(shape));
+    backend_.Fill(tensor, 0);
+    return tensor;
+  }
+
+  Tensor Indices(const std::vector<int32_t>& values) {
+    Tensor tensor = backend_.Allocate(DType::kI32, {static_cast<int64_t>(values.size())});
+    backend_.Upload(values.data(), tensor);
+    return tensor;
+  }
+
+  void Allocate() {
+    sums_.resize(spec_.layers);
+    for (int64_t block = 0; block < spec_.layers; ++block) {
+      for (const LinearId id : spec_.linears()) {
+        const int64_t rows = spec_.rows(id), columns = spec_.columns(id);
+        const bool by_rows = request_.partition == Partition::kColumns;  // members are rows
+        Accumulator& sum = sums_[block][static_cast<int>(id)];
+        if (request_.layouts != nullptr) {
+          const GroupLayout& layout = (*request_.layouts)[block][static_cast<int>(id)];
+          const int64_t clusters = layout.cluster_count();
+          (by_rows ? sum.row_group : sum.column_group) = Indices(layout.ClusterOfMember());
+          sum.group = by_rows ? Zeros({clusters, columns}) : Zeros({rows, clusters});
+        } else {
+          const std::vector<int32_t> one_group(by_rows ? columns : rows, 0);
+          (by_rows ? sum.column_group : sum.row_group) = Indices(one_group);
+          sum.member = by_rows ? Zeros({rows, 1}) : Zeros({1, columns});
+        }
+        if (request_.output_block > 0) {
+          const int64_t b = std::min(request_.output_block, rows);
+          sum.output_moment = Zeros({(rows + b - 1) / b, b, b});
+        }
+      }
+    }
+  }
+
+  Status RunWave(int64_t sample, int64_t count) {
+    const int64_t T = calibration_.seq_len;
+    const Wave wave{.B = count, .T = T};
+    Tensor ids = backend_.Allocate(DType::kI32, {wave.rows()});
+    backend_.Upload(&calibration_.ids[sample * T], ids);
+    CVXQ_ASSIGN_OR_RETURN(Tensor x, model_.Embed(wave, ids));
+    std::vector<Tensor> inputs(spec_.layers);
+    for (int64_t block = 0; block < spec_.layers; ++block) {
+      inputs[block] = backend_.Allocate(DType::kF32, x.shape);
+      backend_.Convert(x, inputs[block]);
+      CVXQ_RETURN_IF_ERROR(model_.ForwardBlock(block, wave, x, nullptr));
+    }
+    const Tensor hidden = model_.FinalHidden(x);
+    Tensor gradient = OutputGradient(hidden, sample, count);
+    if (options_.estimator != Estimator::kTokens) {
+      return Backward(wave, inputs, model_.FinalHiddenBackward(x, gradient));
+    }
+    // One pass for each strided token: all other rows of the gradient are zero. The first token is
+    // random, so that every token has the same chance, and each pass counts for `stride` of them.
+    const int64_t stride = options_.stride > 0 ? options_.stride : std::max<int64_t>(1, T / 17);
+    const uint64_t key = DeriveKey(options_.seed, kTokenStream);
+    std::vector<float> mask(wave.rows());
+    Tensor mask_tensor = backend_.Allocate(DType::kF32, {wave.rows()});
+    for (int64_t pass = 0; pass * stride < T; ++pass) {
+      CVXQ_RETURN_IF_ERROR(CheckInterrupted());
+      std::fill(mask.begin(), mask.end(), 0.0f);
+      for (int64_t b = 0; b < count; ++b) {
+        const int64_t t = RandomBits(key, sample + b) % stride + pass * stride;
+        if (t < T) mask[b * T + t] = std::sqrt(static_cast<float>(stride));
+      }
+      backend_.Upload(mask.data(), mask_tensor);
+      Tensor masked = backend_.Allocate(DType::kF32, gradient.shape);
+      backend_.Convert(gradient, masked);
+      backend_.ScaleRows(mask_tensor, masked);
+      CVXQ_RETURN_IF_ERROR(Backward(wave, inputs, model_.FinalHiddenBackward(x, masked)));
+    }
+    return absl::OkStatus();
+  }
+
+  // The gradient of the sampled objective with respect to the final hidden states [n, E].
+  Tensor OutputGradient(const Tensor& hidden, int64_t sample, int64_t count) {
+    const int64_t T = calibration_.seq_len, n = count * T, E = hidden.shape[1];
+    Tensor gradient = backend_.Allocate(DType::kF32, {n, E});
+    if (options_.objective == Objective::kHidden) {
+      // Sample i takes component i mod K; times sqrt(K), so that its square stands for all K.
+      const int64_t K = static_cast<int64_t>(components_.size()) / E;
+      std::vector<float> rows(n * E);
+      for (int64_t b = 0; b < count; ++b) {
+        const float* component = &components_[((sample + b) % K) * E];
+        for (int64_t i = 0; i < T * E; ++i) {
+          rows[b * T * E + i] = component[i % E] * std::sqrt(static_cast<float>(K));
+        }
+      }
+      backend_.Upload(rows.data(), gradient);
+    } else {
+      const uint64_t key = DeriveKey(options_.seed, kLabelStream);
+      for (int64_t first = 0; first < n; first += kHeadTokens) {
+        const int64_t rows = std::min(kHeadTokens, n - first);
+        const Tensor logits = model_.Logits(hidden.Rows(first, first + rows));
+        Tensor g = backend_.Allocate(DType::kF32, logits.shape);
+        backend_.SampleLabelGradient(logits, key, sample * T + first, g);
+        backend_.Convert(model_.LogitsBackward(logits, g), gradient.Rows(first, first + rows));
+      }
+    }
+    if (options_.estimator == Estimator::kSigns) {
+      const uint64_t key = DeriveKey(options_.seed, kSignStream);
+      std::vector<float> sign(n);
+      for (int64_t i = 0; i < n; ++i) {
+        sign[i] = (RandomBits(key, sample * T + i) >> 63) != 0 ? -1.0f : 1.0f;
+      }
+      Tensor signs = backend_.Allocate(DType::kF32, {n});
+      backend_.Upload(sign.data(), signs);
+      backend_.ScaleRows(signs, gradient);
+    }
+    return gradient;
+  }
+
+  Status Backward(const Wave& wave, const std::vector<Tensor>& inputs, Tensor g) {
+    for (int64_t block = spec_.layers - 1; block >= 0; --block) {
+      const LinearObserver observer = [&](LinearId id, const Tensor& x, const Tensor& gy) {
+        Observe(sums_[block][static_cast<int>(id)], wave, x, gy);
+      };
+      CVXQ_RETURN_IF_ERROR(model_.BackwardBlock(block, wave, inputs[block], g, &observer));
+    }
+    return absl::OkStatus();
+  }
+
+  void Observe(Accumulator& sum, const Wave& wave, const Tensor& x, const Tensor& gy) {
+    Tensor& sums = sum.group.empty() ? sum.member : sum.group;
+    for (int64_t b = 0; b < wave.B; ++b) {  // the square is of the gradient of one sequence
+      backend_.AddSquaredGradient(gy.Rows(b * wave.T, (b + 1) * wave.T),
+                                  x.Rows(b * wave.T, (b + 1) * wave.T), sum.row_group,
+                                  sum.column_group, sums);
+    }
+    if (!sum.output_moment.empty()) backend_.AddBlockSecondMoment(gy, sum.output_moment);
+  }
+
+  StatusOr<std::vector<float>> Download(const Tensor& tensor, int64_t block, LinearId id) {
+    std::vector<float> values(tensor.shape.elements());
+    backend_.Download(tensor, values.data());
+    const float scale = 1.0f / static_cast<float>(options_.samples * calibration_.seq_len);
+    for (float& value : values) {
+      value *= scale;
+      if (!std::isfinite(value)) {
+        return absl::DataLossError(absl::StrFormat(
+            "%s: the gradient is not finite (NaN or overflow); check the model's weights and the "
+            "calibration text, or use --compute fp32",
+            spec_.LinearName(block, id)));
+      }
+    }
+    return values;
+  }
+
+  StatusOr<ModelGradients> Finish() {
+    ModelGradients result(spec_.layers);
+    for (int64_t block = 0; block < spec_.layers; ++block) {
+      for (const LinearId id : spec_.linears()) {
+        Accumulator& sum = sums_[block][static_cast<int>(id)];
+        LinearGradients& out = result[block][static_cast<int>(id)];
+        if (!sum.member.empty()) {
+          CVXQ_ASSIGN_OR_RETURN(out.member, Download(sum.member, block, id));
+        }
+        if (!sum.group.empty()) {
+          CVXQ_ASSIGN_OR_RETURN(const std::vector<float> sums, Download(sum.group, block, id));
+          out.group = GroupMeans((*request_.layouts)[block][static_cast<int>(id)], sums);
+        }
+        if (!sum.output_moment.empty()) {
+          CVXQ_ASSIGN_OR_RETURN(out.output_moment, Download(sum.output_moment, block, id));
+        }
+      }
+    }
+    return result;
+  }
+
+  // Sums [clusters, lines] (kColumns) or [lines, clusters] (kRows) as means [clusters, lines].
+  static std::vector<float> GroupMeans(const GroupLayout& layout, const std::vector<float>& sums) {
+    const int64_t clusters = layout.cluster_count(), lines = layout.line_count();
+    std::vector<float> means(sums.size());
+    for (int64_t c = 0; c < clusters; ++c) {
+      const float n = static_cast<float>(layout.members_in(c));
+      for (int64_t j = 0; j < lines; ++j) {
+        const int64_t at =
+            layout.partition == Partition::kColumns ? c * lines + j : j * clusters + c;
+        means[c * lines + j] = sums[at] / n;
+      }
+    }
+    return means;
+  }
+
+  Model& model_;
+  Backend& backend_;
+  const ArchSpec& spec_;
+  const CalibrationSet& calibration_;
+  const GradientOptions& options_;
+  const GradientRequest& request_;
+  std::vector<float> components_;  // [K, E]
+  std::vector<std::array<Accumulator, kLinearCount>> sums_;
+};
+
+}  // namespace
+
+int64_t WaveSequences(int64_t seq_len) { return std::max<int64_t>(1, kWaveTokens / seq_len); }
+
+StatusOr<ModelGradients> CollectGradients(Model& model, const CalibrationSet& calibration,
+                                          const GradientOptions& options,
+                                          const GradientRequest& request,
+                                          Progress::Phase& progress) {
+  if (options.objective == Objective::kHidden && options.estimator == Estimator::kLabels) {
+    return absl::InvalidArgumentError(
+        "--estimator labels needs --objective fisher; use signs or tokens with hidden");
+  }
+  return GradientCollector(model, calibration, options, request).Run(progress);
+}
+
+StatusOr<std::vector<float>> HiddenComponents(Model& model, const CalibrationSet& calibration,
+                                              const GradientOptions& options) {
+  Backend& backend = model.backend();
+  const int64_t T = calibration.seq_len, E = model.spec().embedding_dim;
+  Tensor moment = backend.Allocate(DType::kF32, {E, E}), sums = backend.Allocate(DType::kF32, {E});
+  backend.Fill(moment, 0);
+  backend.Fill(sums, 0);
+  const int64_t last = options.first_sample + options.samples;
+  for (int64_t sample = options.first_sample; sample < last; sample += WaveSequences(T)) {
+    CVXQ_RETURN_IF_ERROR(CheckInterrupted());
+    const Wave wave{.B = std::min(WaveSequences(T), last - sample), .T = T};
+    Tensor ids = backend.Allocate(DType::kI32, {wave.rows()});
+    backend.Upload(&calibration.ids[sample * T], ids);
+    CVXQ_ASSIGN_OR_RETURN(const Tensor hidden, model.Forward(wave, ids));
+    backend.AddSecondMoment(hidden, moment);
+    backend.AddColumnSums(hidden, sums);
+  }
+  std::vector<float> covariance(E * E), mean(E);
+  backend.Download(moment, covariance.data());
+  backend.Download(sums, mean.data());
+  CVXQ_RETURN_IF_ERROR(backend.Synchronize());
+  const double tokens = static_cast<double>(options.samples * T);
+  for (int64_t i = 0; i < E; ++i) {
+    for (int64_t j = 0; j < E; ++j) {
+      covariance[i * E + j] = static_cast<float>(covariance[i * E + j] / tokens -
+                                                 mean[i] / tokens * (mean[j] / tokens));
+    }
+  }
+  const int64_t K = std::min(E, options.components > 0 ? options.components : options.samples);
+  return PrincipalComponents(covariance, E, K);
+}
+
+}  // namespace cvxq

@@ -1,0 +1,181 @@
+#include "pipeline/input_moments.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/interrupt.h"
+#include "pipeline/gradients.h"
+
+namespace cvxq {
+namespace {
+
+// The moments of one block while they grow, on the backend.
+struct BlockSums {
+  std::array<Tensor, kInputCount> moment, sum;
+};
+
+class MomentCollector {
+ public:
+  MomentCollector(Model& model, const CalibrationSet& calibration, const MomentOptions& options,
+                  ThreadPool& pool, SpillStore& store)
+      : model_(model),
+        backend_(model.backend()),
+        calibration_(calibration),
+        options_(options),
+        pool_(pool),
+        store_(store) {}
+
+  StatusOr<ModelMoments> Run(Progress::Phase& progress) {
+    CVXQ_RETURN_IF_ERROR(EmbedAll());
+    ModelMoments result(model_.spec().layers);
+    for (int64_t block = 0; block < model_.spec().layers; ++block) {
+      BlockSums sums = NewSums();
+      for (size_t wave = 0; wave < activations_.size(); ++wave) {
+        CVXQ_RETURN_IF_ERROR(CheckInterrupted());
+        CVXQ_RETURN_IF_ERROR(RunWave(block, wave, sums));
+      }
+      CVXQ_RETURN_IF_ERROR(FinishBlock(block, sums, result[block]));
+      progress.Advance();
+    }
+    return result;
+  }
+
+ private:
+  Wave WaveAt(size_t index) const {
+    const int64_t per_wave = WaveSequences(calibration_.seq_len);
+    const int64_t first = static_cast<int64_t>(index) * per_wave;
+    return {.B = std::min(per_wave, calibration_.samples - first), .T = calibration_.seq_len};
+  }
+
+  Status EmbedAll() {
+    const int64_t per_wave = WaveSequences(calibration_.seq_len);
+    for (int64_t first = 0; first < calibration_.samples; first += per_wave) {
+      const Wave wave = WaveAt(activations_.size());
+      Tensor ids = backend_.Allocate(DType::kI32, {wave.rows()});
+      backend_.Upload(&calibration_.ids[first * calibration_.seq_len], ids);
+      CVXQ_ASSIGN_OR_RETURN(const Tensor x, model_.Embed(wave, ids));
+      buffer_.resize(x.shape.elements());
+      backend_.Download(x, buffer_.data());
+      CVXQ_ASSIGN_OR_RETURN(const SpillStore::Handle handle, store_.Put(buffer_));
+      activations_.push_back(handle);
+    }
+    return absl::OkStatus();
+  }
+
+  BlockSums NewSums() {
+    BlockSums sums;
+    for (const LinearId id : model_.spec().linears()) {
+      const int input = static_cast<int>(InputOf(id));
+      const int64_t n = model_.spec().columns(id);
+      if (!sums.moment[input].empty()) continue;
+      sums.moment[input] = backend_.Allocate(DType::kF32, {n, n});
+      sums.sum[input] = backend_.Allocate(DType::kF32, {n});
+      backend_.Fill(sums.moment[input], 0);
+      backend_.Fill(sums.sum[input], 0);
+    }
+    return sums;
+  }
+
+  Status RunWave(int64_t block, size_t index, BlockSums& sums) {
+    const Wave wave = WaveAt(index);
+    Tensor x = backend_.Allocate(DType::kF32, {wave.rows(), model_.spec().hidden});
+    buffer_.resize(x.shape.elements());
+    CVXQ_RETURN_IF_ERROR(store_.Get(activations_[index], buffer_));
+    backend_.Upload(buffer_.data(), x);
+    std::array<bool, kInputCount> seen{};
+    const LinearObserver observer = [&](LinearId id, const Tensor& input, const Tensor&) {
+      const int which = static_cast<int>(InputOf(id));
+      if (seen[which]) return;  // q, k, v share one input, gate and up another
+      seen[which] = true;
+      backend_.AddColumnSums(input, sums.sum[which]);
+      if (options_.factor) backend_.AddSecondMoment(input, sums.moment[which]);
+    };
+    CVXQ_RETURN_IF_ERROR(model_.ForwardBlock(block, wave, x, &observer));
+    backend_.Download(x, buffer_.data());
+    CVXQ_RETURN_IF_ERROR(backend_.Synchronize());
+    return store_.Overwrite(activations_[index], buffer_);
+  }
+
+  Status FinishBlock(int64_t block, BlockSums& sums, std::array<InputMoments, kInputCount>& out) {
+    const double tokens = static_cast<double>(calibration_.samples * calibration_.seq_len);
+    std::array<std::vector<float>, kInputCount> moments;
+    for (int i = 0; i < kInputCount; ++i) {
+      if (sums.sum[i].empty()) continue;
+      out[i].mean.resize(sums.sum[i].shape.elements());
+      backend_.Download(sums.sum[i], out[i].mean.data());
+      for (float& value : out[i].mean) value = static_cast<float>(value / tokens);
+      if (!options_.factor) continue;
+      const int64_t n = sums.moment[i].shape[0];
+      moments[i].resize(n * n);
+      backend_.Download(sums.moment[i], moments[i].data());
+      sums.moment[i] = Tensor();
+      for (float& value : moments[i]) value = static_cast<float>(value / tokens);
+      out[i].diagonal.resize(n);
+      for (int64_t k = 0; k < n; ++k) out[i].diagonal[k] = moments[i][k * n + k];
+    }
+    if (!options_.factor) return absl::OkStatus();
+    std::array<Status, kInputCount> status;
+    pool_.ParallelFor(kInputCount, [&](int64_t i) {
+      if (!moments[i].empty()) status[i] = Factor(block, std::move(moments[i]), out[i]);
+    });
+    for (const Status& s : status) CVXQ_RETURN_IF_ERROR(s);
+    return absl::OkStatus();
+  }
+
+  Status Factor(int64_t block, std::vector<float> moment, InputMoments& out) {
+    const int64_t n = static_cast<int64_t>(out.diagonal.size());
+    StatusOr<CurvatureFactor> factor = FactorCurvature(std::move(moment), n, options_.damping);
+    if (!factor.ok()) {
+      return Status(factor.status().code(),
+                    absl::StrCat("block ", block, ": ", factor.status().message()));
+    }
+    out.order = factor->order;
+    out.damping = factor->damping;
+    out.conditional.resize(n);
+    for (int64_t i = 0; i < n; ++i) out.conditional[factor->order[i]] = factor->diagonal[i];
+    std::vector<float>& lower = factor->lower;  // closed up to its strict lower triangle in place
+    float* end = lower.data();
+    for (int64_t i = 0; i < n; ++i) end = std::copy_n(&lower[i * n], i, end);
+    CVXQ_ASSIGN_OR_RETURN(out.lower, store_.Put({lower.data(), end}));
+    return absl::OkStatus();
+  }
+
+  Model& model_;
+  Backend& backend_;
+  const CalibrationSet& calibration_;
+  const MomentOptions& options_;
+  ThreadPool& pool_;
+  SpillStore& store_;
+  std::vector<SpillStore::Handle> activations_;  // of each wave
+  std::vector<float> buffer_;
+};
+
+}  // namespace
+
+StatusOr<ModelMoments> CollectInputMoments(Model& model, const CalibrationSet& calibration,
+                                           const MomentOptions& options, ThreadPool& pool,
+                                           SpillStore& store, Progress::Phase& progress) {
+  return MomentCollector(model, calibration, options, pool, store).Run(progress);
+}
+
+StatusOr<CurvatureFactor> LoadFactor(const InputMoments& moments, const SpillStore& store) {
+  CurvatureFactor factor;
+  const int64_t n = static_cast<int64_t>(moments.order.size());
+  factor.n = n;
+  factor.order = moments.order;
+  factor.damping = moments.damping;
+  factor.diagonal.resize(n);
+  for (int64_t i = 0; i < n; ++i) factor.diagonal[i] = moments.conditional[moments.order[i]];
+  std::vector<float> triangle(n * (n - 1) / 2);
+  CVXQ_RETURN_IF_ERROR(store.Get(moments.lower, triangle));
+  factor.lower.assign(n * n, 0.0f);
+  const float* next = triangle.data();
+  for (int64_t i = 0; i < n; ++i) {
+    std::copy_n(next, i, &factor.lower[i * n]);
+    next += i;
+    factor.lower[i * n + i] = 1;
+  }
+  return factor;
+}
+
+}  // namespace cvxq

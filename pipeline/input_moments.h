@@ -1,0 +1,48 @@
+// The forward statistics: second moments of the inputs of every linear (H_I), factored for error
+// feedback, and their means. Block by block: all calibration sequences go through one block before
+// the next, so that only one block's moments are in memory; factors and activations are kept in a
+// SpillStore.
+#ifndef CVXQ_PIPELINE_INPUT_MOMENTS_H_
+#define CVXQ_PIPELINE_INPUT_MOMENTS_H_
+
+#include <array>
+#include <vector>
+
+#include "base/progress.h"
+#include "base/thread_pool.h"
+#include "model/model.h"
+#include "pipeline/calibration.h"
+#include "quant/curvature.h"
+#include "storage/spill_store.h"
+
+namespace cvxq {
+
+// What is kept of one input of one block.
+struct InputMoments {
+  std::vector<float> diagonal;     // of H_I = E[x x^T], [N], in the order of the columns
+  std::vector<float> mean;         // E[x], [N]
+  std::vector<float> conditional;  // D_I [N], in the order of the columns; if factored
+  std::vector<int32_t> order;      // of the factor
+  double damping = 0;
+  SpillStore::Handle lower = -1;  // the strict lower triangle of L, rows joined
+};
+
+using ModelMoments = std::vector<std::array<InputMoments, kInputCount>>;  // by block and input
+
+struct MomentOptions {
+  bool factor = true;     // factor H_I (needed by feedback)
+  double damping = 0.01;  // of the mean of the diagonal
+};
+
+// Runs all samples through the model's blocks. Errors: weights, factorisation (naming the block),
+// disk, interruption.
+StatusOr<ModelMoments> CollectInputMoments(Model& model, const CalibrationSet& calibration,
+                                           const MomentOptions& options, ThreadPool& pool,
+                                           SpillStore& store, Progress::Phase& progress);
+
+// Reads a factor back.
+StatusOr<CurvatureFactor> LoadFactor(const InputMoments& moments, const SpillStore& store);
+
+}  // namespace cvxq
+
+#endif  // CVXQ_PIPELINE_INPUT_MOMENTS_H_

@@ -1,0 +1,191 @@
+#include "pipeline/inspect.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <numeric>
+
+#include "absl/strings/str_format.h"
+#include "base/size.h"
+#include "pipeline/model_files.h"
+
+namespace cvxq {
+namespace {
+
+InspectLinear InspectMatrix(const std::string& name, const PackedMatrix& matrix, int64_t bytes) {
+  InspectLinear linear{
+      .name = name, .rows = matrix.rows, .columns = matrix.columns, .bytes = bytes};
+  const double weights = static_cast<double>(matrix.rows * matrix.columns);
+  for (size_t g = 0; g < matrix.depth.size(); ++g) {
+    const int64_t c = static_cast<int64_t>(g) / matrix.line_count();
+    linear.depth_histogram[matrix.depth[g]] += matrix.cluster_end(c) - matrix.cluster_begin(c);
+  }
+  linear.bits_per_weight = 8.0 * static_cast<double>(bytes) / weights;
+  linear.nominal_bits_per_weight = 8.0 * static_cast<double>(matrix.codes.size()) / weights;
+  linear.zero_fraction = static_cast<double>(linear.depth_histogram[0]) / weights;
+  return linear;
+}
+
+std::string Bar(double share, int width) {
+  static constexpr const char* kEighths[] = {"", "▏", "▎", "▍", "▌", "▋", "▊", "▉"};
+  const int eighths = static_cast<int>(share * width * 8 + 0.5);
+  std::string bar;
+  for (int i = 0; i < eighths / 8; ++i) bar += "█";
+  return bar + kEighths[eighths % 8];
+}
+
+// A number with a mark at every thousand: 6291456 -> 6,291,456.
+std::string Grouped(int64_t number) {
+  std::string digits = std::to_string(number);
+  for (int64_t i = static_cast<int64_t>(digits.size()) - 3; i > 0; i -= 3) digits.insert(i, ",");
+  return digits;
+}
+
+// The part of a linear's name that its block repeats, and the block's index: "self_attn.q_proj", 3.
+std::pair<std::string, int64_t> SplitName(const std::string& name) {
+  size_t begin = 0;
+  while (begin < name.size()) {
+    const size_t end = std::min(name.find('.', begin), name.size());
+    const std::string part = name.substr(begin, end - begin);
+    if (!part.empty() && part.find_first_not_of("0123456789") == std::string::npos) {
+      return {name.substr(std::min(end + 1, name.size())), std::stoll(part)};
+    }
+    begin = end + 1;
+  }
+  return {name, 0};
+}
+
+// A table of the mean depth of every linear: one line for each block, one column for each kind.
+std::string DepthTable(const std::vector<InspectLinear>& linears) {
+  std::vector<std::string> kinds;
+  std::map<int64_t, std::map<std::string, double>> cell;
+  for (const InspectLinear& linear : linears) {
+    const auto [kind, block] = SplitName(linear.name);
+    if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) kinds.push_back(kind);
+    cell[block][kind] = linear.bits_per_weight;
+  }
+  std::string text = absl::StrFormat("%-7s", "block");
+  const auto shorter = [](const std::string& kind) {
+    const size_t dot = kind.rfind('.');
+    return dot == std::string::npos ? kind : kind.substr(dot + 1);
+  };
+  for (const std::string& kind : kinds) absl::StrAppendFormat(&text, "%11s", shorter(kind));
+  text += "\n";
+  for (const auto& [block, row] : cell) {
+    absl::StrAppendFormat(&text, "%5d  ", block);
+    for (const std::string& kind : kinds) {
+      const auto found = row.find(kind);
+      found == row.end() ? absl::StrAppendFormat(&text, "%11s", "")
+                         : absl::StrAppendFormat(&text, "%11.2f", found->second);
+    }
+    text += "\n";
+  }
+  return text;
+}
+
+}  // namespace
+
+StatusOr<InspectReport> Inspect(const std::string& model) {
+  CVXQ_ASSIGN_OR_RETURN(const ModelFiles files, OpenModel(model));
+  InspectReport report{.model = model, .family = files.spec.family, .packed = files.packed};
+  report.layers = files.spec.layers;
+  report.hidden = files.spec.hidden;
+  report.heads = files.spec.heads;
+  report.kv_heads = files.spec.kv_heads;
+  report.vocabulary = files.spec.vocabulary;
+  report.max_positions = files.spec.max_positions;
+  report.parameters = files.parameters();
+  report.quantized_parameters = files.spec.quantized_parameters();
+  std::map<std::string, int64_t> dtypes;
+  int64_t packed_bytes = 0, code_bits = 0, model_bytes = 0;
+  for (const std::string& name : files.checkpoint->names()) {
+    const HostTensor& tensor = *files.checkpoint->Find(name);
+    if (!files.packed || !name.ends_with(kPackedSuffix)) {
+      if (name != kTablesName) dtypes[std::string(Name(tensor.dtype))] += tensor.bytes();
+      continue;
+    }
+    const std::string linear = name.substr(0, name.size() - kPackedSuffix.size());
+    CVXQ_ASSIGN_OR_RETURN(const std::shared_ptr<const PackedMatrix> matrix,
+                          files.weights->Packed(linear));
+    report.linears.push_back(InspectMatrix(linear, *matrix, tensor.bytes()));
+    packed_bytes += tensor.bytes();
+    code_bits += 8 * static_cast<int64_t>(matrix->codes.size());
+  }
+  std::stable_sort(report.linears.begin(), report.linears.end(),
+                   [](const InspectLinear& a, const InspectLinear& b) {
+                     return SplitName(a.name).second < SplitName(b.name).second;
+                   });
+  int64_t most = -1;
+  for (const auto& [dtype, bytes] : dtypes) {
+    if (bytes > most) report.dtype = dtype;
+    most = std::max(most, bytes);
+  }
+  for (const auto& entry : std::filesystem::directory_iterator(model)) {
+    if (!entry.is_regular_file()) continue;
+    report.file_bytes += static_cast<int64_t>(entry.file_size());
+    if (entry.path().extension() == ".safetensors") model_bytes += entry.file_size();
+  }
+  report.file_bits =
+      8.0 * static_cast<double>(model_bytes) / static_cast<double>(report.parameters);
+  if (files.packed) {
+    const double weights = static_cast<double>(report.quantized_parameters);
+    report.quantization_config = files.checkpoint->config()["quantization_config"];
+    report.bits_per_weight = 8.0 * static_cast<double>(packed_bytes) / weights;
+    report.nominal_bits_per_weight = static_cast<double>(code_bits) / weights;
+  }
+  return report;
+}
+
+nlohmann::ordered_json InspectReport::ToJson() const {
+  nlohmann::ordered_json json = {
+      {"model", model},           {"family", family},
+      {"packed", packed},         {"dtype", dtype},
+      {"layers", layers},         {"hidden", hidden},
+      {"heads", heads},           {"kv_heads", kv_heads},
+      {"vocabulary", vocabulary}, {"max_positions", max_positions},
+      {"parameters", parameters}, {"quantized_parameters", quantized_parameters},
+      {"file_bytes", file_bytes}, {"file_bits", file_bits}};
+  if (!packed) return json;
+  json["bits_per_weight"] = bits_per_weight;
+  json["nominal_bits_per_weight"] = nominal_bits_per_weight;
+  json["quantization_config"] = quantization_config;
+  json["linears"] = nlohmann::ordered_json::array();
+  for (const InspectLinear& linear : linears) {
+    json["linears"].push_back({{"name", linear.name},
+                               {"rows", linear.rows},
+                               {"columns", linear.columns},
+                               {"bytes", linear.bytes},
+                               {"bits_per_weight", linear.bits_per_weight},
+                               {"nominal_bits_per_weight", linear.nominal_bits_per_weight},
+                               {"zero_fraction", linear.zero_fraction},
+                               {"depth_histogram", linear.depth_histogram}});
+  }
+  return json;
+}
+
+std::string InspectReport::ToText() const {
+  std::string text = absl::StrFormat(
+      "%s\n  %s, %d blocks, hidden %d, %d heads (%d for keys), vocabulary %s, context %s\n"
+      "  %s parameters, %s of them in the linears of blocks\n  %s on disk, %.3f bits a parameter\n",
+      model, family, layers, hidden, heads, kv_heads, Grouped(vocabulary), Grouped(max_positions),
+      Grouped(parameters), Grouped(quantized_parameters), FormatBytes(file_bytes), file_bits);
+  if (!packed) return text + absl::StrFormat("  not quantised, %s\n", dtype);
+  absl::StrAppendFormat(&text, "  packed by %s: %.4f bits a weight, of them %.4f codes\n\n",
+                        quantization_config.value("codec", std::string("?")), bits_per_weight,
+                        nominal_bits_per_weight);
+  std::array<int64_t, kMaxDepth + 1> histogram{};
+  for (const InspectLinear& linear : linears) {
+    for (int b = 0; b <= kMaxDepth; ++b) histogram[b] += linear.depth_histogram[b];
+  }
+  const int64_t total =
+      std::max<int64_t>(1, std::accumulate(histogram.begin(), histogram.end(), int64_t{0}));
+  const int64_t most = *std::max_element(histogram.begin(), histogram.end());
+  text += "weights by bit depth\n";
+  for (int b = 0; b <= kMaxDepth; ++b) {
+    absl::StrAppendFormat(&text, "  %d  %6.2f %%  %s\n", b, 100.0 * histogram[b] / total,
+                          Bar(static_cast<double>(histogram[b]) / std::max<int64_t>(1, most), 48));
+  }
+  return text + "\nbits a weight, side information included\n" + DepthTable(linears);
+}
+
+}  // namespace cvxq

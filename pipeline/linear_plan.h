@@ -1,0 +1,75 @@
+// What is known and decided about each linear while a model is quantised.
+#ifndef CVXQ_PIPELINE_LINEAR_PLAN_H_
+#define CVXQ_PIPELINE_LINEAR_PLAN_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "model/arch_spec.h"
+#include "pipeline/gradients.h"
+#include "pipeline/input_moments.h"
+#include "quant/dual_ascent.h"
+#include "quant/groups.h"
+#include "storage/checkpoint.h"
+#include "storage/spill_store.h"
+
+namespace cvxq {
+
+struct LinearPlan {
+  int64_t block = 0;
+  LinearId id{};
+  std::string name;  // without ".weight"
+  int64_t rows = 0, columns = 0;
+
+  // From the gradients.
+  GroupLayout layout;
+  std::vector<float> row_gradient;    // a_k [clusters]: mean over the cluster's rows of F / H
+  std::vector<float> group_gradient;  // G^2 [clusters, lines]; where a codec asks for it
+  // From the weights.
+  std::vector<float> variance;     // S^2 [clusters, lines] about the mean
+  std::vector<float> mean_square;  // [clusters, lines] about zero
+  // From the allocation.
+  std::vector<float> log2_importance;
+  std::vector<uint8_t> depth;
+  // From coding.
+  std::vector<uint8_t> packed;  // the bytes of the packed format
+  std::vector<float> bias;      // new bias [M], where bias correction made one
+  int64_t code_bytes = 0;       // of `packed`, codes only
+  double zero_weights = 0;      // at depth 0
+};
+
+// One plan for each linear of each block, in order.
+std::vector<LinearPlan> MakePlans(const ArchSpec& spec);
+
+// The weights of a plan's linear as floats [M, N]; kDataLoss with its name if not finite.
+StatusOr<std::vector<float>> ReadWeights(const Checkpoint& checkpoint, const LinearPlan& plan);
+
+// Clusters the members by variance x mean squared gradient, and takes moments of the groups.
+Status PlanGroups(const Checkpoint& checkpoint, const ModelGradients& gradients,
+                  Partition partition, int64_t cluster_size, ThreadPool& pool,
+                  std::vector<LinearPlan>& plans);
+
+// Fills row_gradient: F summed over each row, by the trace of H_I. `moments` must be factored.
+void PlanRowGradients(const ModelGradients& gradients, const ModelMoments& moments,
+                      std::vector<LinearPlan>& plans);
+
+// How importance is made.
+enum class ImportanceKind : uint8_t {
+  kGroup,        // group_gradient x variance
+  kGroupSquare,  // group_gradient x mean_square
+  kFeedback,     // quant/importance.h, from row_gradient and the factors
+};
+
+// Fills log2_importance from the depths of the last allocation (none at first).
+Status PlanImportance(ImportanceKind kind, const std::array<double, kMaxDepth + 1>& distortion,
+                      const ModelMoments& moments, const SpillStore& store, ThreadPool& pool,
+                      std::vector<LinearPlan>& plans);
+
+// Solves for the depths of all plans and stores them.
+Allocation PlanDepths(const DepthModel& model, int64_t budget_bits, std::vector<LinearPlan>& plans);
+
+}  // namespace cvxq
+
+#endif  // CVXQ_PIPELINE_LINEAR_PLAN_H_

@@ -1,0 +1,113 @@
+#include "pipeline/packed_writer.h"
+
+#include <filesystem>
+#include <set>
+
+#include "pipeline/model_files.h"
+#include "storage/files.h"
+
+namespace cvxq {
+namespace {
+
+constexpr std::string_view kWeightsFile = "model.safetensors";
+constexpr std::array kCopiedFiles = {
+    "tokenizer.json",     "tokenizer_config.json",   "tokenizer.model",   "vocab.json",
+    "merges.txt",         "special_tokens_map.json", "added_tokens.json", "generation_config.json",
+    "chat_template.jinja"};
+
+const std::map<std::string, std::string>& Metadata() {
+  static const auto* metadata = new std::map<std::string, std::string>{{"format", "pt"}};
+  return *metadata;
+}
+
+std::span<const std::byte> Bytes(const auto& values) { return std::as_bytes(std::span(values)); }
+
+}  // namespace
+
+PackedWriter::PackedWriter(const Checkpoint& checkpoint, nlohmann::json config,
+                           std::vector<TableSet> tables, const std::vector<LinearPlan>& plans)
+    : checkpoint_(checkpoint),
+      config_(config.dump(2) + "\n"),
+      tables_(FlattenTables(tables)),
+      families_(static_cast<int64_t>(tables.size())),
+      plans_(plans) {
+  std::set<std::string> replaced;
+  for (const LinearPlan& plan : plans) replaced.insert(plan.name + ".weight");
+  for (const std::string& name : checkpoint.names()) {
+    if (!replaced.contains(name)) dense_.push_back(name);
+  }
+  for (const char* name : kCopiedFiles) {
+    if (std::filesystem::is_regular_file(checkpoint.folder() + "/" + name)) {
+      other_files_.push_back(name);
+    }
+  }
+}
+
+std::vector<TensorEntry> PackedWriter::Entries(bool with_packed) const {
+  std::set<std::string> new_bias;
+  std::vector<TensorEntry> entries;
+  if (with_packed) {
+    entries.push_back({std::string(kTablesName),
+                       DType::kF32,
+                       {families_, static_cast<int64_t>(tables_.size()) / families_}});
+    for (const LinearPlan& plan : plans_) {
+      entries.push_back({plan.name + std::string(kPackedSuffix),
+                         DType::kU8,
+                         {static_cast<int64_t>(plan.packed.size())}});
+      if (plan.bias.empty()) continue;
+      entries.push_back({plan.name + ".bias", DType::kF16, {plan.rows}});
+      new_bias.insert(plan.name + ".bias");
+    }
+  }
+  for (const std::string& name : dense_) {
+    if (new_bias.contains(name)) continue;
+    const HostTensor* tensor = checkpoint_.Find(name);
+    entries.push_back({name, tensor->dtype, tensor->shape});
+  }
+  return entries;
+}
+
+int64_t PackedWriter::FileBytes(bool with_packed) const {
+  return SafetensorsFileSize(Entries(with_packed), Metadata());
+}
+
+int64_t PackedWriter::OutputBytes() const {
+  int64_t bytes = FileBytes(true) + static_cast<int64_t>(config_.size());
+  for (const std::string& name : other_files_) {
+    bytes += static_cast<int64_t>(std::filesystem::file_size(checkpoint_.folder() + "/" + name));
+  }
+  return bytes;
+}
+
+int64_t PackedWriter::PackedBytes() const { return FileBytes(true) - FileBytes(false); }
+
+Status PackedWriter::Write(const std::string& folder) const {
+  CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<SafetensorsWriter> writer,
+                        SafetensorsWriter::Create(folder + "/" + std::string(kWeightsFile),
+                                                  Entries(true), Metadata()));
+  std::set<std::string> new_bias;
+  CVXQ_RETURN_IF_ERROR(writer->Append(Bytes(tables_)));
+  for (const LinearPlan& plan : plans_) {
+    CVXQ_RETURN_IF_ERROR(writer->Append(Bytes(plan.packed)));
+    if (plan.bias.empty()) continue;
+    std::vector<uint16_t> half(plan.bias.size());
+    for (size_t i = 0; i < half.size(); ++i) half[i] = FloatToF16(plan.bias[i]);
+    CVXQ_RETURN_IF_ERROR(writer->Append(Bytes(half)));
+    new_bias.insert(plan.name + ".bias");
+  }
+  for (const std::string& name : dense_) {
+    if (new_bias.contains(name)) continue;
+    const HostTensor* tensor = checkpoint_.Find(name);
+    CVXQ_RETURN_IF_ERROR(writer->Append({tensor->data, static_cast<size_t>(tensor->bytes())}));
+    checkpoint_.Release(name);
+  }
+  CVXQ_RETURN_IF_ERROR(writer->Finish());
+  CVXQ_RETURN_IF_ERROR(WriteFile(folder + "/config.json", config_));
+  for (const std::string& name : other_files_) {
+    CVXQ_ASSIGN_OR_RETURN(const std::string contents, ReadFile(checkpoint_.folder() + "/" + name));
+    CVXQ_RETURN_IF_ERROR(WriteFile(folder + "/" + name, contents));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace cvxq

@@ -1,0 +1,49 @@
+// The output of quantisation: a folder with one safetensors file in the packed format, config.json
+// with a quantization_config, and the tokenizer's files.
+#ifndef CVXQ_PIPELINE_PACKED_WRITER_H_
+#define CVXQ_PIPELINE_PACKED_WRITER_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "nlohmann/json.hpp"
+#include "pipeline/linear_plan.h"
+#include "quant/packed_format.h"
+#include "storage/checkpoint.h"
+#include "storage/safetensors.h"
+
+namespace cvxq {
+
+class PackedWriter {
+ public:
+  // `tables` are all families in use; `config` is the checkpoint's with quantization_config added.
+  PackedWriter(const Checkpoint& checkpoint, nlohmann::json config, std::vector<TableSet> tables,
+               const std::vector<LinearPlan>& plans);
+
+  // Bytes of the whole output folder, exactly, for the plans' present `packed` and `bias`.
+  int64_t OutputBytes() const;
+  // The part of it that is there for the quantised matrices: what the folder would shrink by
+  // without them, their tables and their new biases.
+  int64_t PackedBytes() const;
+
+  // Writes all files into `folder`.
+  Status Write(const std::string& folder) const;
+
+ private:
+  std::vector<TensorEntry> Entries(bool with_packed) const;
+  int64_t FileBytes(bool with_packed) const;
+
+  const Checkpoint& checkpoint_;
+  const std::string config_;
+  const std::vector<float> tables_;
+  const int64_t families_;
+  const std::vector<LinearPlan>& plans_;
+  std::vector<std::string> dense_;        // names of the tensors that are copied
+  std::vector<std::string> other_files_;  // of the checkpoint's folder that are copied
+};
+
+}  // namespace cvxq
+
+#endif  // CVXQ_PIPELINE_PACKED_WRITER_H_

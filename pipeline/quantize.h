@@ -1,0 +1,83 @@
+// Quantising a model on one machine, end to end: checkpoint folder in, packed folder out.
+//
+//   open -> calibration -> gradients -> groups -> input moments -> (allocate -> code)* -> write
+//
+// The loop at the end runs until the bytes of the output meet the target: side information is known
+// only after coding.
+#ifndef CVXQ_PIPELINE_QUANTIZE_H_
+#define CVXQ_PIPELINE_QUANTIZE_H_
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/progress.h"
+#include "base/status.h"
+#include "nlohmann/json.hpp"
+#include "pipeline/calibration.h"
+#include "pipeline/gradients.h"
+#include "quant/feedback.h"
+
+namespace cvxq {
+
+enum class CodecKind : uint8_t { kCompanded, kLloyd };
+enum class ComputeKind : uint8_t { kAuto, kF32, kBF16 };  // kAuto: BF16 where it is fast and exact
+
+struct QuantizeOptions {
+  std::string model, output;
+  bool overwrite = false;
+
+  std::optional<double> bits;   // per quantised weight; exactly one of bits and size
+  std::optional<int64_t> size;  // bytes of the output folder
+  bool nominal = false;         // bits counts codes only
+
+  CodecKind codec = CodecKind::kLloyd;
+  Objective objective = Objective::kFisher;
+  std::optional<Estimator> estimator;  // default: labels for fisher, signs for hidden
+  CalibrationOptions calibration;
+  int64_t grad_samples = 32;
+  int64_t stride = 0;
+  int64_t iterations = 1;
+  Partition partition = Partition::kColumns;
+  std::optional<int64_t> group_rows;  // cluster size; default by codec
+  std::optional<Feedback> feedback;   // default: one for lloyd, none for companded
+  double damping = 0.003;
+
+  ComputeKind compute = ComputeKind::kAuto;
+  int threads = 0;                // 0: all that this process may use
+  std::optional<int64_t> memory;  // bytes for what may else be spilled or streamed
+};
+
+struct LayerReport {
+  std::string name;
+  int64_t rows = 0, columns = 0;
+  double bits_per_weight = 0, predicted_distortion = 0;
+  std::array<int64_t, kMaxDepth + 1> depth_histogram{};  // weights at each depth
+};
+
+struct QuantizeReport {
+  std::string output, codec, calibration, backend, numerics_class;
+  int64_t parameters = 0, quantized_parameters = 0;
+  double bits_per_weight = 0, nominal_bits_per_weight = 0, file_bits = 0;
+  int64_t file_bytes = 0;  // of the output folder
+  double log2_lambda = 0, zero_fraction = 0;
+  int64_t iterations = 0, coding_passes = 0;
+  std::vector<std::pair<std::string, double>> seconds;  // by phase, then "total"
+  int64_t peak_memory_bytes = 0;
+  std::map<std::string, std::string> sha256;  // by file
+  std::vector<LayerReport> layers;
+
+  nlohmann::ordered_json ToJson() const;
+};
+
+// kInvalidArgument for options that cannot be met (an impossible rate says what is possible),
+// kAlreadyExists for the output, kCancelled if interrupted, otherwise as the parts say. Nothing is
+// left under the output's name unless it is complete.
+StatusOr<QuantizeReport> Quantize(const QuantizeOptions& options, Progress& progress);
+
+}  // namespace cvxq
+
+#endif  // CVXQ_PIPELINE_QUANTIZE_H_

@@ -1,0 +1,42 @@
+// A checkpoint whose linears are replaced by their quantised values: what later iterations of the
+// papers' method take their gradients on.
+#ifndef CVXQ_PIPELINE_QUANTIZED_OVERLAY_H_
+#define CVXQ_PIPELINE_QUANTIZED_OVERLAY_H_
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "model/weights.h"
+#include "pipeline/linear_plan.h"
+#include "quant/packed_format.h"
+
+namespace cvxq {
+
+class QuantizedOverlay : public WeightSource {
+ public:
+  // Decodes the plans' packed bytes; new biases are laid over as well.
+  static StatusOr<std::unique_ptr<QuantizedOverlay>> Make(const WeightSource& original,
+                                                          const std::vector<LinearPlan>& plans,
+                                                          const std::vector<TableSet>& tables);
+  HostTensor Dense(const std::string& name) const override;
+  bool IsPacked(const std::string&) const override { return false; }
+  StatusOr<std::shared_ptr<const PackedMatrix>> Packed(const std::string&) const override {
+    return std::shared_ptr<const PackedMatrix>();
+  }
+  void Release(const std::string& name) const override { original_.Release(name); }
+
+ private:
+  explicit QuantizedOverlay(const WeightSource& original) : original_(original) {}
+  struct Floats {
+    Shape shape;
+    std::vector<float> values;
+  };
+  const WeightSource& original_;
+  std::map<std::string, Floats> replaced_;
+};
+
+}  // namespace cvxq
+
+#endif  // CVXQ_PIPELINE_QUANTIZED_OVERLAY_H_

@@ -1,0 +1,116 @@
+#include "storage/spill_store.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+namespace cvxq {
+namespace {
+
+Status SpillError(const std::string& folder, std::string_view what) {
+  const int error = errno;
+  return absl::ErrnoToStatus(
+      error, absl::StrCat(folder, ": cannot ", std::string(what),
+                          " the file of intermediate results; free disk space there or lower "
+                          "--samples"));
+}
+
+int OpenUnnamed(const std::string& folder) {
+  const int fd = open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+  if (fd >= 0) return fd;
+  std::string path = folder + "/.cvxq-spill-XXXXXX";  // a file system without O_TMPFILE
+  const int named = mkostemp(path.data(), O_CLOEXEC);
+  if (named >= 0) unlink(path.c_str());
+  return named;
+}
+
+}  // namespace
+
+SpillStore::~SpillStore() {
+  if (fd_ >= 0) close(fd_);
+}
+
+Status SpillStore::Write(int64_t offset, std::span<const float> values) {
+  const char* data = reinterpret_cast<const char*>(values.data());
+  for (int64_t left = values.size_bytes(); left > 0;) {
+    const ssize_t n = pwrite(fd_, data, left, offset);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return SpillError(folder_, "write");
+    data += n;
+    offset += n;
+    left -= n;
+  }
+  return absl::OkStatus();
+}
+
+StatusOr<SpillStore::Handle> SpillStore::Put(std::span<const float> values) {
+  const int64_t bytes = values.size_bytes();
+  std::unique_lock lock(mutex_);
+  Entry entry;
+  entry.size = values.size();
+  if (in_memory_ + bytes <= memory_limit_) {
+    in_memory_ += bytes;
+    entry.values.assign(values.begin(), values.end());
+    entries_.push_back(std::move(entry));
+    return static_cast<Handle>(entries_.size() - 1);
+  }
+  if (fd_ < 0 && (fd_ = OpenUnnamed(folder_)) < 0) return SpillError(folder_, "create");
+  entry.offset = on_disk_;
+  on_disk_ += bytes;
+  entries_.push_back(entry);
+  const Handle handle = static_cast<Handle>(entries_.size() - 1);
+  lock.unlock();
+  CVXQ_RETURN_IF_ERROR(Write(entry.offset, values));
+  return handle;
+}
+
+Status SpillStore::Overwrite(Handle handle, std::span<const float> values) {
+  int64_t offset;
+  {
+    std::lock_guard lock(mutex_);
+    Entry& entry = entries_[handle];
+    offset = entry.offset;
+    if (offset < 0) std::copy(values.begin(), values.end(), entry.values.begin());
+  }
+  return offset < 0 ? absl::OkStatus() : Write(offset, values);
+}
+
+Status SpillStore::Get(Handle handle, std::span<float> out) const {
+  int64_t offset;
+  {
+    std::lock_guard lock(mutex_);
+    const Entry& entry = entries_[handle];
+    offset = entry.offset;
+    if (offset < 0) std::copy(entry.values.begin(), entry.values.end(), out.begin());
+  }
+  if (offset < 0) return absl::OkStatus();
+  char* data = reinterpret_cast<char*>(out.data());
+  for (int64_t left = out.size_bytes(); left > 0;) {
+    const ssize_t n = pread(fd_, data, left, offset);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return SpillError(folder_, "read");
+    data += n;
+    offset += n;
+    left -= n;
+  }
+  return absl::OkStatus();
+}
+
+int64_t SpillStore::size(Handle handle) const {
+  std::lock_guard lock(mutex_);
+  return entries_[handle].size;
+}
+int64_t SpillStore::bytes_in_memory() const {
+  std::lock_guard lock(mutex_);
+  return in_memory_;
+}
+int64_t SpillStore::bytes_on_disk() const {
+  std::lock_guard lock(mutex_);
+  return on_disk_;
+}
+
+}  // namespace cvxq
