@@ -15,11 +15,12 @@ namespace {
 
 constexpr int64_t kAlignment = 64;
 constexpr int64_t kHugePage = int64_t{2} << 20;
+constexpr int64_t kLargest = int64_t{1} << 40;  // no machine has more for one tensor
 
 }  // namespace
 
 std::shared_ptr<HostBuffer> HostBuffer::Allocate(int64_t bytes) {
-  if (bytes < 0 || bytes > INT64_MAX - kHugePage) return nullptr;
+  if (bytes < 0 || bytes > kLargest) return nullptr;
   // Large buffers ask for huge pages: a big tensor's first touch then costs a few faults instead of
   // thousands.
   const bool is_large = bytes >= 4 * kHugePage;
