@@ -80,7 +80,8 @@ void PlanRowGradients(const ModelGradients& gradients, const ModelMoments& momen
   }
 }
 
-Status PlanImportance(ImportanceKind kind, const std::array<double, kMaxDepth + 1>& distortion,
+Status PlanImportance(ImportanceKind kind, bool average,
+                      const std::array<double, kMaxDepth + 1>& distortion,
                       const ModelMoments& moments, const SpillStore& store, ThreadPool& pool,
                       std::vector<LinearPlan>& plans) {
   if (kind != ImportanceKind::kFeedback) {
@@ -112,13 +113,19 @@ Status PlanImportance(ImportanceKind kind, const std::array<double, kMaxDepth + 
     }
     for (size_t i = begin; i < end; ++i) {
       LinearPlan& plan = plans[i];
-      plan.log2_importance =
+      std::vector<float> importance =
           FeedbackImportance({.layout = &plan.layout,
                               .factor = &*factor,
                               .row_gradient = plan.row_gradient,
                               .mean_square = plan.mean_square,
                               .depth = plan.depth.empty() ? nullptr : &plan.depth,
                               .distortion = distortion});
+      if (average) {
+        for (size_t g = 0; g < importance.size(); ++g) {
+          importance[g] = 0.5f * (importance[g] + plan.log2_importance[g]);
+        }
+      }
+      plan.log2_importance = std::move(importance);
     }
   });
   for (const Status& s : status) CVXQ_RETURN_IF_ERROR(s);

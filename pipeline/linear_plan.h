@@ -62,8 +62,11 @@ enum class ImportanceKind : uint8_t {
   kFeedback,     // quant/importance.h, from row_gradient and the factors
 };
 
-// Fills log2_importance from the depths of the last allocation (none at first).
-Status PlanImportance(ImportanceKind kind, const std::array<double, kMaxDepth + 1>& distortion,
+// Fills log2_importance from the depths of the last allocation (none at first). With `average` it
+// is the mean with what was there, so that repeated allocation under feedback settles instead of
+// swinging.
+Status PlanImportance(ImportanceKind kind, bool average,
+                      const std::array<double, kMaxDepth + 1>& distortion,
                       const ModelMoments& moments, const SpillStore& store, ThreadPool& pool,
                       std::vector<LinearPlan>& plans);
 

@@ -247,14 +247,7 @@ class Quantizer {
     return absl::OkStatus();
   }
 
-  DepthModel Depths() const {
-    if (!lloyd_) return DepthModel::Paper(0);
-    const double group_weights = static_cast<double>(plans_[0].layout.cluster_size);
-    return DepthModel::FromDistortion(tables_.distortion, kScaleBits, group_weights);
-  }
-
   Status Allocate(int64_t budget_bits, bool first) {
-    const DepthModel model = Depths();
     const bool by_feedback = feedback_ && options_.partition == Partition::kColumns;
     const int rounds = by_feedback && first ? kFeedbackRounds + 1 : 1;
     for (int round = 0; round < rounds; ++round) {
@@ -263,9 +256,10 @@ class Quantizer {
         CVXQ_RETURN_IF_ERROR(PlanImportance(by_feedback ? ImportanceKind::kFeedback
                                             : lloyd_    ? ImportanceKind::kGroupSquare
                                                         : ImportanceKind::kGroup,
-                                            tables_.distortion, moments_, *store_, pool_, plans_));
+                                            /*average=*/round >= 2, tables_.distortion, moments_,
+                                            *store_, pool_, plans_));
       }
-      allocation_ = PlanDepths(model, budget_bits, plans_);
+      allocation_ = PlanDepths(DepthModel::Paper(0), budget_bits, plans_);
     }
     return absl::OkStatus();
   }
@@ -418,7 +412,6 @@ class Quantizer {
 
   static constexpr int64_t kDefaultClusterRows = 64;
   static constexpr int kLloydScaleSteps = 4, kCompandedScaleSteps = 16;
-  static constexpr double kScaleBits = 3;  // what a group's scale takes, about
 
   const QuantizeOptions& options_;
   Progress& progress_;

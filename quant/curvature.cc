@@ -85,7 +85,7 @@ StatusOr<CurvatureFactor> FactorCurvature(std::vector<float> h, int64_t n, doubl
         "activations");
   }
   std::stable_sort(factor.order.begin(), factor.order.end(), [&](int32_t x, int32_t y) {
-    return h[static_cast<int64_t>(x) * n + x] < h[static_cast<int64_t>(y) * n + y];
+    return h[static_cast<int64_t>(x) * n + x] > h[static_cast<int64_t>(y) * n + y];
   });
   factor.lower.assign(n * n, 0.0f);
   factor.diagonal.assign(n, 1.0f);

@@ -19,11 +19,12 @@ struct CurvatureFactor {
   double damping = 0;           // what was added to the diagonal, as a share of its mean
 };
 
-// Factors H [n, n] (symmetric, row-major, consumed). Columns are put in ascending order of H's
-// diagonal, so that work from the last place back begins with the largest. `damping` times the mean
-// of the diagonal is added; where the factorisation still breaks down, ten times as much is tried,
-// up to the mean itself. An H of zeros (an input that never fires) factors as the identity. A NaN
-// or Inf is kDataLoss. Single-threaded; any thread.
+// Factors H [n, n] (symmetric, row-major, consumed). Columns are put in descending order of
+// H's diagonal, so that work from the last place back begins with the least: their errors are made
+// up for by the columns that get most bits. `damping` times the mean of the diagonal is added;
+// where the factorisation still breaks down, ten times as much is tried, up to the mean itself. An
+// H of zeros (an input that never fires) factors as the identity. A NaN or Inf is kDataLoss.
+// Single-threaded; any thread.
 StatusOr<CurvatureFactor> FactorCurvature(std::vector<float> h, int64_t n, double damping);
 
 // The Cholesky factor in place: the lower triangle of a [n, n] (row-major) becomes C with

@@ -2,7 +2,9 @@
 
 #include <zlib.h>
 
+#include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <string>
@@ -17,142 +19,104 @@ namespace {
 constexpr size_t kHeaderBytes = 24, kChecksumBytes = 4;
 constexpr uint8_t kByRows = 1, kHasMeans = 2;
 
-// Integers of either sign as 0, 1, 2, ...: 0, -1, 1, -2, 2.
-uint32_t Fold(int32_t value) { return (static_cast<uint32_t>(value) << 1) ^ (value >> 31); }
-int32_t Unfold(uint32_t folded) {
-  return static_cast<int32_t>(folded >> 1) ^ -static_cast<int32_t>(folded & 1);
-}
-
-// Models a number of up to 16 bits as its bit length, then its lower bits (the two highest of them
-// modelled, the rest plain).
-class NumberModel {
- public:
-  NumberModel() : length_(17), high_(17, SymbolModel(4)) {}
-
-  void Encode(RangeEncoder& encoder, uint32_t number) {
-    const int length = std::bit_width(number);
-    length_.Encode(encoder, length);
-    if (length < 2) return;
-    const int rest = length - 1, modelled = std::min(rest, 2);
-    high_[length].Encode(encoder, (number >> (rest - modelled)) & ((1 << modelled) - 1));
-    for (int i = rest - modelled - 1; i >= 0; --i) PlainBit(encoder, (number >> i) & 1);
-  }
-  // Gives UINT32_MAX from a broken stream.
-  uint32_t Decode(RangeDecoder& decoder) {
-    const int length = length_.Decode(decoder);
-    if (length > 16) return std::numeric_limits<uint32_t>::max();
-    if (length < 2) return length;
-    const int rest = length - 1, modelled = std::min(rest, 2);
-    uint32_t number = (1u << modelled) | high_[length].Decode(decoder) % (1u << modelled);
-    for (int i = rest - modelled - 1; i >= 0; --i) number = number * 2 + PlainBit(decoder);
-    return number;
-  }
-
-  static void PlainBit(RangeEncoder& encoder, int bit) {
-    uint16_t even = 1024;
-    encoder.EncodeBit(even, bit);
-  }
-  static int PlainBit(RangeDecoder& decoder) {
-    uint16_t even = 1024;
-    return decoder.DecodeBit(even);
-  }
-
- private:
-  SymbolModel length_;
-  std::vector<SymbolModel> high_;
-};
+constexpr int kDepthBits = 4, kIndexBits = 12, kIndexOffset = 2048;
 
 // The one description of the side-information stream, run forward by both directions: it visits
-// every number in order, and `code` either writes the number it is given or reads and returns one.
+// every number in order and either writes it or reads it.
 class SideInformation {
  public:
-  SideInformation(PackedMatrix& matrix, int scale_steps, int base)
-      : m_(matrix),
-        steps_(scale_steps),
-        base_(base),
-        depth_models_(17, SymbolModel(kMaxDepth + 1)),
-        mean_models_(kMaxDepth + 1) {}
+  SideInformation(PackedMatrix& matrix, int scale_steps) : m_(matrix), steps_(scale_steps) {}
 
   template <typename Coder>
   Status Run(Coder& coder) {
     CVXQ_RETURN_IF_ERROR(Members(coder));
     const int64_t lines = m_.line_count();
-    std::vector<int> index_above(lines, 0), index(lines, 0);
     for (int64_t c = 0; c < m_.cluster_count(); ++c) {
-      int last_index = 0;
+      const auto [depth_mean, index_mean] = Means(coder, c);
       for (int64_t j = 0; j < lines; ++j) {
         const int64_t g = c * lines + j;
-        const int left = j > 0 ? m_.depth[g - 1] : (c > 0 ? m_.depth[g - lines] : 4);
-        const int above = c > 0 ? m_.depth[g - lines] : left;
-        const int depth = Symbol(coder, depth_models_[left + above], m_.depth[g]);
-        if (depth > kMaxDepth) return Broken("a depth");
+        const int expected = c > 0 ? m_.depth[g - lines] : depth_mean;
+        const int depth = expected + Code(coder, depth_models_[c > 0 ? expected : kFirst],
+                                          m_.depth[g] - expected);
+        if (depth < 0 || depth > kMaxDepth) return Broken("a depth");
         m_.depth[g] = static_cast<uint8_t>(depth);
-        const int predicted = c > 0 ? (last_index + index_above[j] + 1) >> 1 : last_index;
-        index[j] = predicted;
-        if (depth > 0 || !m_.mean.empty()) {
-          const int actual = Writing(coder) ? ScaleToIndex(m_.scale[g], steps_) - base_ : 0;
-          const int64_t found = predicted + Signed(coder, scale_model_, actual - predicted);
-          const int limit = 16 / steps_;
-          if (found + base_ < kMinScaleIndex / limit || found + base_ > kMaxScaleIndex / limit) {
-            return Broken("a scale");
-          }
-          index[j] = static_cast<int>(found);
-          m_.scale[g] = ScaleFromIndex(index[j] + base_, steps_);
-          if (!m_.mean.empty()) {
-            const int mean = Writing(coder) ? MeanToIndex(m_.mean[g], m_.scale[g]) : 0;
-            const int64_t got = Signed(coder, mean_models_[depth], mean);
-            if (got < -kMaxMeanIndex || got > kMaxMeanIndex) return Broken("a mean");
-            m_.mean[g] = MeanFromIndex(static_cast<int>(got), m_.scale[g]);
-          }
+        if (depth == 0 && m_.mean.empty()) continue;
+        const int index = index_mean + Code(coder, scale_models_[depth], Index(g) - index_mean);
+        const int limit = 16 / steps_;
+        if (index < kMinScaleIndex / limit || index > kMaxScaleIndex / limit) {
+          return Broken("a scale");
         }
-        last_index = index[j];
+        m_.scale[g] = ScaleFromIndex(index, steps_);
+        if (m_.mean.empty()) continue;
+        const int mean = Code(coder, mean_models_[depth], MeanToIndex(m_.mean[g], m_.scale[g]));
+        if (mean < -kMaxMeanIndex || mean > kMaxMeanIndex) return Broken("a mean");
+        m_.mean[g] = MeanFromIndex(mean, m_.scale[g]);
       }
-      index_above.swap(index);
     }
     return absl::OkStatus();
   }
 
  private:
-  static constexpr bool Writing(RangeEncoder&) { return true; }
-  static constexpr bool Writing(RangeDecoder&) { return false; }
-  static int Symbol(RangeEncoder& coder, SymbolModel& model, int value) {
+  static constexpr int kFirst = kMaxDepth + 1;  // context of the first cluster's depths
+
+  static int Code(RangeEncoder& coder, SignedModel& model, int value) {
     model.Encode(coder, value);
     return value;
   }
-  static int Symbol(RangeDecoder& coder, SymbolModel& model, int) { return model.Decode(coder); }
-  static int64_t Signed(RangeEncoder& coder, NumberModel& model, int value) {
-    model.Encode(coder, Fold(value));
-    return value;
-  }
-  static int64_t Signed(RangeDecoder& coder, NumberModel& model, int) {
-    const uint32_t folded = model.Decode(coder);
-    return folded == std::numeric_limits<uint32_t>::max() ? (int64_t{1} << 40) : Unfold(folded);
-  }
+  static int Code(RangeDecoder& coder, SignedModel& model, int) { return model.Decode(coder); }
   static Status Broken(const char* what) {
     return absl::DataLossError(absl::StrCat("the packed matrix is corrupt: ", what,
                                             " is out of range; get the file again"));
   }
 
-  int64_t ClusterBits() const {
-    return std::bit_width(static_cast<uint64_t>(m_.cluster_count() - 1));
+  int Index(int64_t group) const { return ScaleToIndex(m_.scale[group], steps_); }
+
+  // Mean depth and mean scale index of a cluster, rounded.
+  std::pair<int, int> Means(RangeEncoder& encoder, int64_t c) {
+    const int64_t lines = m_.line_count();
+    int64_t depths = 0, indices = 0, coded = 0;
+    for (int64_t g = c * lines; g < (c + 1) * lines; ++g) {
+      depths += m_.depth[g];
+      if (m_.depth[g] == 0 && m_.mean.empty()) continue;
+      indices += Index(g);
+      ++coded;
+    }
+    const int depth = static_cast<int>((2 * depths + lines) / (2 * lines));
+    const int index = coded == 0 ? 0
+                                 : static_cast<int>(std::lround(static_cast<double>(indices) /
+                                                                static_cast<double>(coded)));
+    PutPlain(encoder, depth, kDepthBits);
+    PutPlain(encoder, index + kIndexOffset, kIndexBits);
+    return {depth, index};
   }
+  std::pair<int, int> Means(RangeDecoder& decoder, int64_t) {
+    const int depth = std::min<int>(kMaxDepth, static_cast<int>(GetPlain(decoder, kDepthBits)));
+    return {depth, static_cast<int>(GetPlain(decoder, kIndexBits)) - kIndexOffset};
+  }
+
+  static void PutPlain(RangeEncoder& encoder, uint64_t value, int bits) {
+    for (int i = bits - 1; i >= 0; --i) encoder.EncodeEven((value >> i) & 1);
+  }
+  static uint64_t GetPlain(RangeDecoder& decoder, int bits) {
+    uint64_t value = 0;
+    for (int i = 0; i < bits; ++i) value = value * 2 + decoder.DecodeEven();
+    return value;
+  }
+  int ClusterBits() const { return std::bit_width(static_cast<uint64_t>(m_.cluster_count() - 1)); }
 
   Status Members(RangeEncoder& encoder) {
     std::vector<uint32_t> cluster(m_.members.size());
     for (size_t i = 0; i < m_.members.size(); ++i) {
       cluster[m_.members[i]] = static_cast<uint32_t>(i / m_.cluster_size);
     }
-    for (const uint32_t c : cluster) {
-      for (int64_t i = ClusterBits() - 1; i >= 0; --i) NumberModel::PlainBit(encoder, (c >> i) & 1);
-    }
+    for (const uint32_t c : cluster) PutPlain(encoder, c, ClusterBits());
     return absl::OkStatus();
   }
   Status Members(RangeDecoder& decoder) {
     std::vector<int64_t> next(m_.cluster_count());
     for (int64_t c = 0; c < m_.cluster_count(); ++c) next[c] = m_.cluster_begin(c);
     for (int64_t member = 0; member < m_.member_count(); ++member) {
-      int64_t c = 0;
-      for (int64_t i = 0; i < ClusterBits(); ++i) c = c * 2 + NumberModel::PlainBit(decoder);
+      const int64_t c = static_cast<int64_t>(GetPlain(decoder, ClusterBits()));
       if (c >= m_.cluster_count() || next[c] == m_.cluster_end(c)) return Broken("a cluster");
       m_.members[next[c]++] = static_cast<int32_t>(member);
     }
@@ -160,10 +124,9 @@ class SideInformation {
   }
 
   PackedMatrix& m_;
-  const int steps_, base_;
-  std::vector<SymbolModel> depth_models_;
-  std::vector<NumberModel> mean_models_;
-  NumberModel scale_model_;
+  const int steps_;
+  std::array<SignedModel, kMaxDepth + 2> depth_models_;
+  std::array<SignedModel, kMaxDepth + 1> scale_models_, mean_models_;
 };
 
 void Put32(uint8_t* at, uint32_t value) {
@@ -175,14 +138,6 @@ uint32_t Get32(const uint8_t* at) {
 
 uint32_t Checksum(std::span<const uint8_t> bytes) {
   return static_cast<uint32_t>(crc32_z(0, bytes.data(), bytes.size()));
-}
-
-// The first index in use: differences then start from nearly nothing.
-int BaseIndex(const PackedMatrix& matrix, int steps) {
-  for (size_t g = 0; g < matrix.depth.size(); ++g) {
-    if (matrix.depth[g] > 0 || !matrix.mean.empty()) return ScaleToIndex(matrix.scale[g], steps);
-  }
-  return 0;
 }
 
 Status Corrupt(std::string_view what) {
@@ -209,9 +164,8 @@ std::vector<uint8_t> SerializePackedMatrix(const PackedMatrix& matrix, int scale
   copy.depth = matrix.depth;
   copy.scale = matrix.scale;
   copy.mean = matrix.mean;
-  const int base = BaseIndex(matrix, scale_steps);
   RangeEncoder encoder;
-  SideInformation(copy, scale_steps, base).Run(encoder).IgnoreError();  // writing cannot fail
+  SideInformation(copy, scale_steps).Run(encoder).IgnoreError();  // writing cannot fail
   const std::vector<uint8_t> side = encoder.Finish();
 
   std::vector<uint8_t> bytes(kHeaderBytes);
@@ -222,7 +176,6 @@ std::vector<uint8_t> SerializePackedMatrix(const PackedMatrix& matrix, int scale
       (matrix.partition == Partition::kRows ? kByRows : 0) | (matrix.mean.empty() ? 0 : kHasMeans);
   bytes[13] = static_cast<uint8_t>(scale_steps);
   bytes[14] = static_cast<uint8_t>(table_family);
-  Put32(&bytes[16], static_cast<uint32_t>(base));
   Put32(&bytes[20], static_cast<uint32_t>(side.size()));
   bytes.insert(bytes.end(), side.begin(), side.end());
   bytes.insert(bytes.end(), matrix.codes.begin(), matrix.codes.end());
@@ -244,7 +197,6 @@ StatusOr<PackedMatrix> ParsePackedMatrix(std::span<const uint8_t> bytes,
   m.cluster_size = Get32(&bytes[8]);
   const uint8_t flags = bytes[12];
   const int steps = bytes[13], family = bytes[14];
-  const int base = static_cast<int32_t>(Get32(&bytes[16]));
   const size_t side = Get32(&bytes[20]);
   constexpr int64_t kLargest = std::numeric_limits<int32_t>::max();
   if (m.rows < 1 || m.columns < 1 || m.rows > kLargest || m.columns > kLargest) {
@@ -256,8 +208,7 @@ StatusOr<PackedMatrix> ParsePackedMatrix(std::span<const uint8_t> bytes,
   if (m.cluster_size < 1 || m.cluster_size > m.member_count()) {
     return Corrupt("its cluster size is out of range");
   }
-  if (steps == 0 || steps > 16 || !std::has_single_bit(static_cast<unsigned>(steps)) ||
-      base < kMinScaleIndex || base > kMaxScaleIndex) {
+  if (steps == 0 || steps > 16 || !std::has_single_bit(static_cast<unsigned>(steps))) {
     return Corrupt("its scale grid is out of range");
   }
   if (family >= static_cast<int>(tables.size())) return Corrupt("its tables are not in the file");
@@ -274,7 +225,7 @@ StatusOr<PackedMatrix> ParsePackedMatrix(std::span<const uint8_t> bytes,
   m.scale.resize(m.depth.size());
   if ((flags & kHasMeans) != 0) m.mean.resize(m.depth.size());
   RangeDecoder decoder(body.subspan(kHeaderBytes, side));
-  CVXQ_RETURN_IF_ERROR(SideInformation(m, steps, base).Run(decoder));
+  CVXQ_RETURN_IF_ERROR(SideInformation(m, steps).Run(decoder));
 
   const auto codes = body.subspan(kHeaderBytes + side);
   if (static_cast<int64_t>(codes.size()) != CodeBytes(m)) {

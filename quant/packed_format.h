@@ -9,21 +9,20 @@
 //   13  u8   scale steps to an octave: 1, 2, 4, 8 or 16
 //   14  u8   which family of tables (index into cvxq.tables)
 //   15  u8   zero
-//   16  i32  base: added to every scale index
+//   16  u32  zero
 //   20  u32  length of the side information, S bytes
 //   24       side information, S bytes, one range-coded stream (range_coder.h):
 //              cluster of each member, plain binary of ceil(log2 clusters) bits (none for one
-//              cluster); for each cluster, for each line:
-//                depth, modelled in the context of the depth before it and of the same line in the
-//                cluster before; if there are means, or the depth is above 0: scale index - base;
-//                mean index (below)
+//              cluster); for each cluster: the mean depth (plain, 4 bits), the mean scale index +
+//              2048 (plain, 12 bits), and for each line:
+//                depth, as the difference to the depth of the same line in the cluster before, in
+//                the context of that depth (first cluster: to the mean depth); if there are means,
+//                or the depth is above 0: scale index, as the difference to the mean, in the
+//                context of the depth; with means: mean index, in the context of the depth
 //   24+S     codes (packed_matrix.h), to 4 bytes before the end
 //   end-4    u32  CRC-32 of everything before
 //
-// A scale is 2^(index / steps), a mean index * scale / 32 (scale_grid.h). Scale indices are coded
-// as the difference to a prediction, the mean of the last index and that of the same line in the
-// cluster before, folded to 0, -1, 1, -2, ...; mean indices folded likewise, in the context of the
-// depth.
+// A scale is 2^(index / steps), a mean index * scale / 32 (scale_grid.h).
 #ifndef CVXQ_QUANT_PACKED_FORMAT_H_
 #define CVXQ_QUANT_PACKED_FORMAT_H_
 

@@ -1,25 +1,54 @@
 #include "quant/range_coder.h"
 
-#include <bit>
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <utility>
 
 namespace cvxq {
 namespace {
 
-constexpr int kProbabilityBits = 11;
-constexpr int kAdaptShift = 4;
 constexpr uint32_t kTop = 1u << 24;
+constexpr int kSlowest = 62;  // bits seen after which the rate stays at 1/64
+
+// 65536 / (n + 1.6), in integers that are the same everywhere.
+constexpr std::array<uint32_t, kSlowest + 1> kRate = [] {
+  std::array<uint32_t, kSlowest + 1> rate{};
+  for (uint32_t n = 0; n <= kSlowest; ++n) rate[n] = std::max(655360 / (10 * n + 16), 1024u);
+  return rate;
+}();
+
+// The share of the range that stands for 0: between 1/128 and 127/128.
+uint32_t Bound(uint32_t range, const AdaptiveBit& state) {
+  const uint32_t zero = std::clamp<uint32_t>(state.zero >> 4, 32, 4064);
+  return (range >> 12) * zero;
+}
 
 }  // namespace
 
-void RangeEncoder::EncodeBit(uint16_t& probability, int bit) {
-  const uint32_t bound = (range_ >> kProbabilityBits) * probability;
+void AdaptiveBit::Learn(int bit) {
+  const uint32_t rate = kRate[seen];
+  if (bit == 0) {
+    zero = static_cast<uint16_t>(zero + (((65535u - zero) * rate) >> 16));
+  } else {
+    zero = static_cast<uint16_t>(zero - ((zero * rate) >> 16));
+  }
+  if (seen < kSlowest) ++seen;
+}
+
+void RangeEncoder::EncodeBit(AdaptiveBit& state, int bit) {
+  Narrow(Bound(range_, state), bit);
+  state.Learn(bit);
+}
+
+void RangeEncoder::EncodeEven(int bit) { Narrow(range_ >> 1, bit); }
+
+void RangeEncoder::Narrow(uint32_t bound, int bit) {
   if (bit == 0) {
     range_ = bound;
-    probability += ((1 << kProbabilityBits) - probability) >> kAdaptShift;
   } else {
     low_ += bound;
     range_ -= bound;
-    probability -= probability >> kAdaptShift;
   }
   while (range_ < kTop) {
     range_ <<= 8;
@@ -52,18 +81,21 @@ RangeDecoder::RangeDecoder(std::span<const uint8_t> bytes) : bytes_(bytes) {
   for (int i = 0; i < 4; ++i) code_ = (code_ << 8) | Next();
 }
 
-int RangeDecoder::DecodeBit(uint16_t& probability) {
-  const uint32_t bound = (range_ >> kProbabilityBits) * probability;
-  int bit;
-  if (code_ < bound) {
+int RangeDecoder::DecodeBit(AdaptiveBit& state) {
+  const int bit = Narrow(Bound(range_, state));
+  state.Learn(bit);
+  return bit;
+}
+
+int RangeDecoder::DecodeEven() { return Narrow(range_ >> 1); }
+
+int RangeDecoder::Narrow(uint32_t bound) {
+  const int bit = code_ < bound ? 0 : 1;
+  if (bit == 0) {
     range_ = bound;
-    probability += ((1 << kProbabilityBits) - probability) >> kAdaptShift;
-    bit = 0;
   } else {
     code_ -= bound;
     range_ -= bound;
-    probability -= probability >> kAdaptShift;
-    bit = 1;
   }
   while (range_ < kTop) {
     range_ <<= 8;
@@ -72,23 +104,25 @@ int RangeDecoder::DecodeBit(uint16_t& probability) {
   return bit;
 }
 
-SymbolModel::SymbolModel(int size)
-    : bits_(std::bit_width(static_cast<unsigned>(size > 1 ? size - 1 : 1))),
-      probability_(size_t{1} << bits_, 1 << (kProbabilityBits - 1)) {}
-
-void SymbolModel::Encode(RangeEncoder& encoder, int symbol) {
-  int node = 1;
-  for (int i = bits_ - 1; i >= 0; --i) {
-    const int bit = (symbol >> i) & 1;
-    encoder.EncodeBit(probability_[node], bit);
-    node = node * 2 + bit;
+void SignedModel::Encode(RangeEncoder& encoder, int value) {
+  encoder.EncodeBit(zero_, value == 0 ? 0 : 1);
+  if (value == 0) return;
+  encoder.EncodeBit(sign_, value < 0 ? 1 : 0);
+  const int magnitude = std::abs(value);
+  for (int i = 1; i < kLargest; ++i) {
+    encoder.EncodeBit(more_[std::min(i, kStates) - 1], i < magnitude ? 1 : 0);
+    if (i == magnitude) return;
   }
 }
 
-int SymbolModel::Decode(RangeDecoder& decoder) {
-  int node = 1;
-  for (int i = 0; i < bits_; ++i) node = node * 2 + decoder.DecodeBit(probability_[node]);
-  return node - (1 << bits_);
+int SignedModel::Decode(RangeDecoder& decoder) {
+  if (decoder.DecodeBit(zero_) == 0) return 0;
+  const bool negative = decoder.DecodeBit(sign_) != 0;
+  int magnitude = 1;
+  while (magnitude < kLargest && decoder.DecodeBit(more_[std::min(magnitude, kStates) - 1]) != 0) {
+    ++magnitude;
+  }
+  return negative ? -magnitude : magnitude;
 }
 
 }  // namespace cvxq

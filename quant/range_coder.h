@@ -1,10 +1,11 @@
 // An adaptive binary range coder for side information: depths and scales cost what they tell, with
-// no table to store. It is the carry-propagating coder of LZMA: 32-bit range, 11-bit probabilities
-// that move by 1/16 of the way to each coded bit.
+// no table to store. 32-bit range with carry propagation, as in LZMA; every modelled bit has a
+// state that learns fast at first and settles: the n-th bit moves the probability by 1 / (n + 1.6)
+// of the way, at least 1/64.
 //
 //   RangeEncoder encoder;
-//   SymbolModel model(9);
-//   model.Encode(encoder, 4);
+//   SignedModel model;
+//   model.Encode(encoder, -3);
 //   std::vector<uint8_t> bytes = encoder.Finish();
 #ifndef CVXQ_QUANT_RANGE_CODER_H_
 #define CVXQ_QUANT_RANGE_CODER_H_
@@ -15,14 +16,24 @@
 
 namespace cvxq {
 
+// The probability that a bit is 0, and how much it has seen.
+struct AdaptiveBit {
+  uint16_t zero = 1 << 15;  // in 1/65536
+  uint8_t seen = 0;
+  void Learn(int bit);
+};
+
 class RangeEncoder {
  public:
-  // Codes one bit and adapts its probability of being 0 (in 1/2048).
-  void EncodeBit(uint16_t& probability, int bit);
+  // Codes one bit and lets its state learn.
+  void EncodeBit(AdaptiveBit& state, int bit);
+  // One bit that is as likely 0 as 1.
+  void EncodeEven(int bit);
   // The stream; the encoder is spent.
   std::vector<uint8_t> Finish();
 
  private:
+  void Narrow(uint32_t bound, int bit);
   void ShiftLow();
   std::vector<uint8_t> bytes_;
   uint64_t low_ = 0;
@@ -37,25 +48,30 @@ class RangeEncoder {
 class RangeDecoder {
  public:
   explicit RangeDecoder(std::span<const uint8_t> bytes);
-  int DecodeBit(uint16_t& probability);
+  int DecodeBit(AdaptiveBit& state);
+  int DecodeEven();
 
  private:
+  int Narrow(uint32_t bound);
   uint8_t Next() { return next_ < bytes_.size() ? bytes_[next_++] : 0; }
   std::span<const uint8_t> bytes_;
   size_t next_ = 0;
   uint32_t range_ = 0xffffffffu, code_ = 0;
 };
 
-// An adaptive model of symbols 0..size-1 (size <= 256): a binary tree of bits.
-class SymbolModel {
+// An adaptive model of small integers of either sign: whether it is zero, its sign, and its
+// magnitude in unary, each bit with a state of its own (magnitudes from 6 up share one).
+class SignedModel {
  public:
-  explicit SymbolModel(int size);
-  void Encode(RangeEncoder& encoder, int symbol);
-  int Decode(RangeDecoder& decoder);  // may give a symbol >= size from a broken stream
+  static constexpr int kLargest = 4096;
+  // |value| <= kLargest.
+  void Encode(RangeEncoder& encoder, int value);
+  // A broken stream gives some value of magnitude at most kLargest.
+  int Decode(RangeDecoder& decoder);
 
  private:
-  int bits_;
-  std::vector<uint16_t> probability_;
+  static constexpr int kStates = 6;
+  AdaptiveBit zero_, sign_, more_[kStates];
 };
 
 }  // namespace cvxq
