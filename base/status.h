@@ -4,9 +4,9 @@
 //   CVXQ_RETURN_IF_ERROR(checkpoint.Validate());
 //
 // A message is one line for the user: what is wrong, where (the file), and what to do.
-// Codes in use: kInvalidArgument wrong usage (exit 2); kResourceExhausted refused by a limit
-// (exit 3); kCancelled interrupted (exit 130); all others failure (exit 1), of which kNotFound,
-// kDataLoss (a broken file), kUnimplemented and kInternal (our own bug) are the common ones.
+// Codes in use: kInvalidArgument wrong usage (exit 2); kCancelled interrupted (exit 130); all others
+// failure (exit 1), of which kNotFound, kDataLoss (a broken file), kResourceExhausted (disk or
+// memory), kUnimplemented and kInternal (our own bug) are the common ones.
 #ifndef CVXQ_BASE_STATUS_H_
 #define CVXQ_BASE_STATUS_H_
 

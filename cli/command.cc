@@ -1,6 +1,7 @@
 #include "cli/command.h"
 
 #include <cstdio>
+#include <cstdlib>
 
 namespace cvxq {
 
@@ -8,10 +9,30 @@ CLI::App* Command::Declare(CLI::App& app, const std::string& name, const std::st
                            const std::string& example) {
   CLI::App* command = app.add_subcommand(name, description);
   command->add_flag("--json", common.json, "Print one JSON document on standard output");
-  command->add_flag("--quiet", common.quiet, "No progress, only errors");
+  command->add_flag("--quiet", common.quiet, "No progress and no notes, only errors");
   command->add_flag("--verbose", common.verbose, "More detail");
   command->footer("Example:\n  " + example);
   return command;
+}
+
+void Command::AddThreads(CLI::App* command, int& threads) {
+  constexpr int kMost = 1024;
+  const auto check = [](const std::string& text) {
+    char* end = nullptr;
+    const int64_t value = std::strtoll(text.c_str(), &end, 10);
+    if (*end == '\0' && value >= 1 && value <= kMost) return std::string();
+    return absl::StrCat("must be a number from 1 to ", kMost, ", not ", text);
+  };
+  command->add_option("--threads", threads, "Threads (default: all)")
+      ->check(CLI::Validator(check, ""));
+}
+
+CLI::Validator NotNegative() {
+  return CLI::Validator(
+      [](const std::string& text) {
+        return text.starts_with('-') ? absl::StrCat("must not be negative, as ", text, " is") : "";
+      },
+      "");
 }
 
 int ExitCode(const Status& status) {
@@ -21,8 +42,6 @@ int ExitCode(const Status& status) {
     case absl::StatusCode::kInvalidArgument:
     case absl::StatusCode::kAlreadyExists:
       return 2;
-    case absl::StatusCode::kResourceExhausted:
-      return 3;
     case absl::StatusCode::kCancelled:
       return 130;
     default:

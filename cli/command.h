@@ -28,6 +28,8 @@ class Command {
   // Adds --json, --quiet, --verbose and an example below the help.
   CLI::App* Declare(CLI::App& app, const std::string& name, const std::string& description,
                     const std::string& example);
+  // Adds --threads.
+  static void AddThreads(CLI::App* command, int& threads);
   // Progress on standard error as the flags ask.
   ProgressMode progress_mode() const { return ChooseProgressMode(common.quiet); }
 };
@@ -38,7 +40,10 @@ std::unique_ptr<Command> MakeEvalCommand(CLI::App& app);
 std::unique_ptr<Command> MakeGenerateCommand(CLI::App& app);
 std::unique_ptr<Command> MakeInspectCommand(CLI::App& app);
 
-// 0 done, 1 failed, 2 wrong usage, 3 refused by a plan or limit, 130 interrupted.
+// A number that is not negative; CLI11 itself reads -1 as 2^64 - 1 where no sign is expected.
+CLI::Validator NotNegative();
+
+// 0 done, 1 failed, 2 wrong usage, 130 interrupted. (3, refused by a plan, has no source yet.)
 int ExitCode(const Status& status);
 
 // One line for a folder given as MODEL or OUT: strips file://, refuses other schemes.

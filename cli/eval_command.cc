@@ -16,10 +16,12 @@ class EvalCommand : public Command {
     command->add_option("--text", options_.texts, "Held-out text; repeatable")->required();
     command->add_option("--reference", options_.reference, "The original model, for KL divergence");
     command->add_option("--seq-len", options_.seq_len, "Tokens of a block")->capture_default_str();
-    command->add_option("--max-sequences", options_.max_sequences,
-                        "At most so many blocks of each text (0: all)");
+    command
+        ->add_option("--max-sequences", options_.max_sequences,
+                     "At most so many blocks of each text (0: all)")
+        ->check(NotNegative());
     command->add_flag("--bf16", options_.bf16, "Products in BF16: faster where the CPU has it");
-    command->add_option("--threads", options_.threads, "Threads (default: all)");
+    AddThreads(command, options_.threads);
   }
 
   Status Run() override {

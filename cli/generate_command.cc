@@ -19,21 +19,24 @@ class GenerateCommand : public Command {
         ->capture_default_str();
     command->add_option("--top-p", options_.top_p, "Sample from the likeliest tokens of this share")
         ->capture_default_str();
-    command->add_option("--seed", options_.seed, "Seed of sampling")->capture_default_str();
-    command->add_option("--threads", options_.threads, "Threads (default: all)");
+    command->add_option("--seed", options_.seed, "Seed of sampling")
+        ->capture_default_str()
+        ->check(NotNegative());
+    AddThreads(command, options_.threads);
   }
 
   Status Run() override {
     CVXQ_ASSIGN_OR_RETURN(options_.model, LocalPath(options_.model));
-    const bool stream = !common.json;
-    if (stream) std::fputs(options_.prompt.c_str(), stdout);
-    const auto emit = [stream](std::string_view piece) {
-      if (!stream) return;
+    bool started = false;  // the prompt is shown with the first new text: not before an error
+    const auto print = [&](std::string_view piece) {
+      if (common.json) return;
+      if (!started) std::fputs(options_.prompt.c_str(), stdout);
+      started = true;
       std::fwrite(piece.data(), 1, piece.size(), stdout);
       std::fflush(stdout);
     };
-    const StatusOr<GenerateReport> report = Generate(options_, emit);
-    if (stream) std::fputs("\n", stdout);
+    const StatusOr<GenerateReport> report = Generate(options_, print);
+    if (report.ok() || started) print("\n");
     CVXQ_RETURN_IF_ERROR(report.status());
     if (common.json) PrintJson(report->ToJson());
     if (common.verbose) {

@@ -1,3 +1,5 @@
+#include <signal.h>
+
 #include <cstdio>
 #include <map>
 
@@ -34,8 +36,10 @@ class QuantizeCommand : public Command {
                        {"signs", Estimator::kSigns},
                        {"tokens", Estimator::kTokens}},
                       "How gradients are sampled (default labels for fisher, signs for hidden)");
-    command->add_option("--stride", options_.stride,
-                        "Tokens between those that --estimator tokens takes");
+    command
+        ->add_option("--stride", options_.stride,
+                     "Tokens between those that --estimator tokens takes")
+        ->check(NotNegative());
     command->add_option("--calib", options_.calibration.inputs,
                         "PATH[:WEIGHT] of calibration text: file, folder, pattern, .jsonl, .npy, "
                         ".safetensors; repeatable (default: the bundled text)");
@@ -48,7 +52,8 @@ class QuantizeCommand : public Command {
     command->add_option("--seq-len", options_.calibration.seq_len, "Tokens of a sequence")
         ->capture_default_str();
     command->add_option("--seed", options_.calibration.seed, "Seed of all random choices")
-        ->capture_default_str();
+        ->capture_default_str()
+        ->check(NotNegative());
     command
         ->add_option("--iterations", options_.iterations,
                      "Rounds of gradients, allocation and coding, as the papers do")
@@ -67,7 +72,7 @@ class QuantizeCommand : public Command {
         "Arithmetic of the statistics");
     command->add_option("--backend", backend_, "auto or cpu")
         ->check(CLI::IsMember({"auto", "cpu"}));
-    command->add_option("--threads", options_.threads, "Threads (default: all)");
+    AddThreads(command, options_.threads);
     command->add_option("--memory", memory_,
                         "Bytes to use beyond one block; more is spilled to disk");
   }
@@ -81,6 +86,7 @@ class QuantizeCommand : public Command {
     }
     CVXQ_ASSIGN_OR_RETURN(options_.model, LocalPath(options_.model));
     CVXQ_ASSIGN_OR_RETURN(options_.output, LocalPath(options_.output));
+    signal(SIGPIPE, SIG_IGN);  // whoever stops reading the progress does not stop the work
     Progress progress(progress_mode());
     CVXQ_ASSIGN_OR_RETURN(const QuantizeReport report, Quantize(options_, progress));
     if (common.json) {

@@ -254,7 +254,8 @@ StatusOr<CalibrationSet> LoadCalibrationSet(const CalibrationOptions& options,
     const Cut cut = CutFor(stream, tokenizer, options.seq_len);
     CVXQ_RETURN_IF_ERROR(CheckLongEnough(stream, cut, input.path));
     if (const int64_t slots = stream.size() / cut.tokens; slots < shares[i]) {
-      absl::StrAppend(&descriptions.back(), " (overlapping: its text fills ", slots, ")");
+      absl::StrAppend(&descriptions.back(), " (they overlap: the text is long enough for ", slots,
+                      " that do not)");
     }
     const std::vector<int64_t> places =
         RandomPlaces(DeriveKey(options.seed, kPlaces, i), shares[i], cut.tokens, stream.size());

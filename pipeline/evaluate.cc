@@ -123,9 +123,10 @@ StatusOr<EvaluateReport> Evaluate(const EvaluateOptions& options, Progress& prog
     CVXQ_ASSIGN_OR_RETURN(
         reference, Model::Load(reference_files.spec, *reference_files.weights, memory, *backend));
   }
-  int64_t seq_len = options.seq_len;
-  if (seq_len > files.spec.max_positions) {
-    seq_len = files.spec.max_positions;
+  int64_t seq_len = options.seq_len, limit = files.spec.max_positions;
+  if (reference != nullptr) limit = std::min(limit, reference_files.spec.max_positions);
+  if (seq_len > limit) {
+    seq_len = limit;
     progress.Note(absl::StrFormat("sequences are %d tokens: the model's limit", seq_len));
   }
 

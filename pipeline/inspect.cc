@@ -4,10 +4,12 @@
 #include <filesystem>
 #include <map>
 #include <numeric>
+#include <set>
 
 #include "absl/strings/str_format.h"
 #include "base/size.h"
 #include "pipeline/model_files.h"
+#include "storage/safetensors.h"
 
 namespace cvxq {
 namespace {
@@ -24,6 +26,27 @@ InspectLinear InspectMatrix(const std::string& name, const PackedMatrix& matrix,
   linear.nominal_bits_per_weight = 8.0 * static_cast<double>(matrix.codes.size()) / weights;
   linear.zero_fraction = static_cast<double>(linear.depth_histogram[0]) / weights;
   return linear;
+}
+
+// The bytes that are there for the quantised matrices, as PackedWriter counts them: by how much the
+// file would shrink without them, the tables, and the biases that bias correction added.
+int64_t PackedBytes(const ModelFiles& files) {
+  std::set<std::string> added = {std::string(kTablesName)};
+  for (int64_t block = 0; block < files.spec.layers; ++block) {
+    for (const LinearId id : files.spec.linears()) {
+      const std::string linear = files.spec.LinearName(block, id);
+      added.insert(linear + std::string(kPackedSuffix));
+      if (!files.spec.bias[static_cast<int>(id)]) added.insert(linear + ".bias");
+    }
+  }
+  std::vector<TensorEntry> all, rest;
+  for (const std::string& name : files.checkpoint->names()) {
+    const HostTensor& tensor = *files.checkpoint->Find(name);
+    all.push_back({name, tensor.dtype, tensor.shape});
+    if (!added.contains(name)) rest.push_back(all.back());
+  }
+  const std::map<std::string, std::string> metadata = {{"format", "pt"}};
+  return SafetensorsFileSize(all, metadata) - SafetensorsFileSize(rest, metadata);
 }
 
 std::string Bar(double share, int width) {
@@ -97,24 +120,23 @@ StatusOr<InspectReport> Inspect(const std::string& model) {
   report.parameters = files.parameters();
   report.quantized_parameters = files.spec.quantized_parameters();
   std::map<std::string, int64_t> dtypes;
-  int64_t packed_bytes = 0, code_bits = 0, model_bytes = 0;
+  int64_t code_bits = 0, model_bytes = 0;
   for (const std::string& name : files.checkpoint->names()) {
     const HostTensor& tensor = *files.checkpoint->Find(name);
-    if (!files.packed || !name.ends_with(kPackedSuffix)) {
-      if (name != kTablesName) dtypes[std::string(Name(tensor.dtype))] += tensor.bytes();
-      continue;
-    }
-    const std::string linear = name.substr(0, name.size() - kPackedSuffix.size());
-    CVXQ_ASSIGN_OR_RETURN(const std::shared_ptr<const PackedMatrix> matrix,
-                          files.weights->Packed(linear));
-    report.linears.push_back(InspectMatrix(linear, *matrix, tensor.bytes()));
-    packed_bytes += tensor.bytes();
-    code_bits += 8 * static_cast<int64_t>(matrix->codes.size());
+    if (files.packed && (name == kTablesName || name.ends_with(kPackedSuffix))) continue;
+    dtypes[std::string(Name(tensor.dtype))] += tensor.bytes();
   }
-  std::stable_sort(report.linears.begin(), report.linears.end(),
-                   [](const InspectLinear& a, const InspectLinear& b) {
-                     return SplitName(a.name).second < SplitName(b.name).second;
-                   });
+  for (int64_t block = 0; files.packed && block < files.spec.layers; ++block) {
+    for (const LinearId id : files.spec.linears()) {
+      const std::string linear = files.spec.LinearName(block, id);
+      CVXQ_ASSIGN_OR_RETURN(const std::shared_ptr<const PackedMatrix> matrix,
+                            files.weights->Packed(linear));
+      if (matrix == nullptr) continue;
+      const int64_t bytes = files.checkpoint->Find(linear + std::string(kPackedSuffix))->bytes();
+      report.linears.push_back(InspectMatrix(linear, *matrix, bytes));
+      code_bits += 8 * static_cast<int64_t>(matrix->codes.size());
+    }
+  }
   int64_t most = -1;
   for (const auto& [dtype, bytes] : dtypes) {
     if (bytes > most) report.dtype = dtype;
@@ -130,7 +152,7 @@ StatusOr<InspectReport> Inspect(const std::string& model) {
   if (files.packed) {
     const double weights = static_cast<double>(report.quantized_parameters);
     report.quantization_config = files.checkpoint->config()["quantization_config"];
-    report.bits_per_weight = 8.0 * static_cast<double>(packed_bytes) / weights;
+    report.bits_per_weight = 8.0 * static_cast<double>(PackedBytes(files)) / weights;
     report.nominal_bits_per_weight = static_cast<double>(code_bits) / weights;
   }
   return report;

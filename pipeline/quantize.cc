@@ -14,6 +14,7 @@
 #include "pipeline/input_moments.h"
 #include "pipeline/linear_plan.h"
 #include "pipeline/model_files.h"
+#include "pipeline/output_guard.h"
 #include "pipeline/packed_writer.h"
 #include "pipeline/quantized_overlay.h"
 #include "quant/importance.h"
@@ -117,6 +118,7 @@ class Quantizer {
           options_.model, ": the model is already packed; quantise from the original checkpoint"));
     }
     CVXQ_ASSIGN_OR_RETURN(tokenizer_, Tokenizer::Load(options_.model));
+    CVXQ_RETURN_IF_ERROR(CheckOutput(options_.model, options_.output, options_.overwrite));
     CVXQ_ASSIGN_OR_RETURN(output_, OutputFolder::Create(options_.output, options_.overwrite));
     backend_ = MakeCpuBackend(pool_.threads());
     const int64_t model_bytes = files_.checkpoint->total_bytes();
@@ -272,7 +274,11 @@ class Quantizer {
   }
 
   Status AllocateAndCode() {
-    for (LinearPlan& plan : plans_) plan.depth.clear();
+    for (LinearPlan& plan : plans_) {  // of the iteration before
+      plan.depth.clear();
+      plan.packed.clear();
+      plan.bias.clear();
+    }
     writer_ = std::make_unique<PackedWriter>(*files_.checkpoint, PackedConfig(),
                                              std::vector<TableSet>{tables_.table}, plans_);
     const double weights = static_cast<double>(QuantizedWeights());

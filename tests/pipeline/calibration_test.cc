@@ -111,7 +111,7 @@ TEST(LoadCalibrationSet, RepeatsATextThatIsShort) {
   const auto set = LoadCalibrationSet(Options({path}, 5, 32), ByteTokenizer(), kVocabulary);
   ASSERT_TRUE(set.ok()) << set.status();
   EXPECT_THAT(set->description, AllOf(HasSubstr("5 sequences of 32 tokens, seed 0: 5 from " + path),
-                                      HasSubstr("overlapping: its text fills 2")));
+                                      HasSubstr("they overlap: the text is long enough for 2 that do not")));
   EXPECT_EQ(TextOf(*set, 4).size(), 31u);
 }
 
