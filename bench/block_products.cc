@@ -8,20 +8,17 @@
 // layout, which is not charged for), of the backend's tiles alone, and of the backend's operation.
 // A second moment counts as the full product that oneDNN computes, though the backend does half.
 // Times are the least of several runs. Then the share of the rest of a block.
-#include <omp.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
-#include <oneapi/dnnl/dnnl.hpp>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "base/random.h"
 #include "base/thread_pool.h"
+#include "bench/onednn_product.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/product.h"
 
@@ -42,42 +39,6 @@ double LeastSeconds(const std::function<void()>& body) {
     least = std::min(least, seconds);
     spent += seconds;
   }
-  return least;
-}
-
-// oneDNN alone, in a thread of its own with its own number of OpenMP threads.
-double OneDnnSeconds(const Product& p, int threads, const void* a, const void* b, float* c) {
-  double least = 1e30;
-  std::thread([&] {
-    omp_set_num_threads(threads);
-    using dnnl::memory;
-    using Dims = memory::dims;
-    dnnl::engine engine(dnnl::engine::kind::cpu, 0);
-    dnnl::stream stream(engine);
-    const auto type = p.dtype == DType::kBF16 ? memory::data_type::bf16 : memory::data_type::f32;
-    const memory::desc a_desc({p.m, p.k}, type, p.transpose_a ? Dims{1, p.lda} : Dims{p.lda, 1});
-    const memory::desc b_plain({p.k, p.n}, type, p.transpose_b ? Dims{1, p.ldb} : Dims{p.ldb, 1});
-    const memory::desc b_any({p.k, p.n}, type, memory::format_tag::any);
-    const memory::desc c_desc({p.m, p.n}, memory::data_type::f32, Dims{p.ldc, 1});
-    for (const memory::desc& b_desc : {b_plain, b_any}) {
-      const dnnl::matmul::primitive_desc desc({a_desc, b_desc, c_desc}, engine);
-      const dnnl::matmul matmul(desc);
-      memory a_memory(a_desc, engine, const_cast<void*>(a)), c_memory(c_desc, engine, c);
-      memory b_memory(b_plain, engine, const_cast<void*>(b));
-      if (desc.weights_desc() != b_plain) {
-        memory reordered(desc.weights_desc(), engine);
-        dnnl::reorder(b_memory, reordered).execute(stream, b_memory, reordered);
-        stream.wait();
-        b_memory = reordered;
-      }
-      least = std::min(least, LeastSeconds([&] {
-                         matmul.execute(stream, {{DNNL_ARG_SRC, a_memory},
-                                                 {DNNL_ARG_WEIGHTS, b_memory},
-                                                 {DNNL_ARG_DST, c_memory}});
-                         stream.wait();
-                       }));
-    }
-  }).join();
   return least;
 }
 
@@ -133,7 +94,7 @@ class Bench {
   void Row(const std::string& name, int times, const Product& p, const void* a, const void* b,
            float* c, const std::function<void()>& operation) {
     const double work = 2e-9 * p.m * p.n * p.k;
-    const double onednn = OneDnnSeconds(p, threads_, a, b, c);
+    const double onednn = OneDnnSeconds(p, threads_, a, b, c, LeastSeconds);
     const double tiles = TileSeconds(p, a, b, c);
     const double backend = LeastSeconds(operation);
     std::printf("%-34s %5d %9.0f %9.0f %9.0f %7.2f\n", name.c_str(), times, work / onednn,
