@@ -28,7 +28,7 @@ struct CurvatureFactor {
 StatusOr<CurvatureFactor> FactorCurvature(std::vector<float> h, int64_t n, double damping);
 
 // The Cholesky factor in place: the lower triangle of a [n, n] (row-major) becomes C with
-// C C^T = A; the upper is left alone. False if a pivot is not positive.
+// C C^T = A, reading nothing else; the upper is left undefined. False if a pivot is not positive.
 bool CholeskyInPlace(float* a, int64_t n);
 
 }  // namespace cvxq

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 namespace cvxq {
 namespace {
@@ -158,7 +157,9 @@ Allocation AllocateDepths(std::span<const AllocationLayer> layers, const DepthMo
   // Settle: take back the steps of least gain while over the budget, then take those of most gain
   // that still fit. The window around lambda widens until it holds enough steps.
   constexpr double kEverything = 1e6;
+  double taken_back = 0;  // steps were taken back up to so far above lambda
   for (double window = 1.0 / 16; result.bits > budget_bits; window *= 8) {
+    taken_back = window;
     const std::vector<Step> steps =
         StepsBetween(layers, model, solution.log2_lambda, solution.log2_lambda + window);
     for (size_t i = steps.size(); i-- > 0 && result.bits > budget_bits;) {
@@ -172,7 +173,7 @@ Allocation AllocateDepths(std::span<const AllocationLayer> layers, const DepthMo
   for (double window = 1.0 / 16;; window *= 8) {
     bool full = false;
     for (const Step& step : StepsBetween(layers, model, solution.log2_lambda - window,
-                                         std::numeric_limits<double>::infinity())) {
+                                         solution.log2_lambda + taken_back)) {
       uint8_t& depth = result.depth[step.layer][step.group];
       if (depth != step.b) continue;
       const int64_t bits = StepBits(*layers[step.layer].layout, step.group, step.b, model);

@@ -202,8 +202,9 @@ StatusOr<PackedMatrix> ParsePackedMatrix(std::span<const uint8_t> bytes,
   if (m.rows < 1 || m.columns < 1 || m.rows > kLargest || m.columns > kLargest) {
     return Corrupt("its shape is out of range");
   }
-  if ((flags & ~(kByRows | kHasMeans)) != 0 || bytes[15] != 0)
+  if ((flags & ~(kByRows | kHasMeans)) != 0 || bytes[15] != 0 || Get32(&bytes[16]) != 0) {
     return Corrupt("unknown flags are set");
+  }
   m.partition = (flags & kByRows) != 0 ? Partition::kRows : Partition::kColumns;
   if (m.cluster_size < 1 || m.cluster_size > m.member_count()) {
     return Corrupt("its cluster size is out of range");
@@ -213,11 +214,11 @@ StatusOr<PackedMatrix> ParsePackedMatrix(std::span<const uint8_t> bytes,
   }
   if (family >= static_cast<int>(tables.size())) return Corrupt("its tables are not in the file");
   if (side > body.size() - kHeaderBytes) return Corrupt("its side information is cut off");
-  // A cluster costs a member some bits, and a group of a well-made file some fraction of a bit;
-  // this bound (a range-coded symbol costs at least 0.01 bit) keeps a lying header from taking
-  // memory.
+  // A group costs a range-coded symbol at least, which is 0.011 bit at least; a member costs a bit
+  // of its cluster or, where there is one cluster, of its code (unless all is pruned). These bounds
+  // keep a lying header from taking memory.
   const double groups = static_cast<double>(m.cluster_count()) * m.line_count();
-  if (groups > 1e6 + 800.0 * bytes.size() || m.member_count() > int64_t{1} << 26) {
+  if (groups > 1e6 + 800.0 * side || m.member_count() > 1e6 + 8.0 * bytes.size()) {
     return Corrupt("its header promises more groups than its bytes can hold");
   }
   m.members.resize(m.member_count());

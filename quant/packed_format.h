@@ -37,7 +37,8 @@ namespace cvxq {
 
 using TableSet = std::array<std::vector<float>, kMaxDepth + 1>;
 
-// Scales and means of `matrix` must lie on the grids of scale_grid.h at these steps.
+// Scales and means of `matrix` must lie on the grids of scale_grid.h at these steps, and members
+// ascend inside each cluster.
 std::vector<uint8_t> SerializePackedMatrix(const PackedMatrix& matrix, int scale_steps,
                                            int table_family);
 

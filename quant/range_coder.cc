@@ -71,9 +71,12 @@ void RangeEncoder::ShiftLow() {
 }
 
 std::vector<uint8_t> RangeEncoder::Finish() {
+  // The decoder reads zeros past the end, so zeros of the flush need not be kept. Those before it
+  // are: a symbol then costs what its probability says even in a stream of likely zeros, and a
+  // reader may bound the symbols by the bytes.
+  const size_t kept = bytes_.size() + pending_;
   for (int i = 0; i < 5; ++i) ShiftLow();
-  // The decoder reads zeros past the end, so trailing zeros need not be kept.
-  while (!bytes_.empty() && bytes_.back() == 0) bytes_.pop_back();
+  while (bytes_.size() > kept && bytes_.back() == 0) bytes_.pop_back();
   return std::move(bytes_);
 }
 

@@ -40,8 +40,8 @@ __attribute__((target_clones("avx512f", "avx2", "default"))) float RoundLanes(
     }
     for (int64_t i = 0; i < kLanes; ++i) {
       const float product = scale * table[code[i]];
-      const float difference = i < count ? (product + mean) - x[i] : 0.0f;
-      error[i] += difference * difference;
+      const float difference = i < count ? ((product + mean) - x[i]) * inverse : 0.0f;
+      error[i] += difference * difference;  // in scales: no size of weights over- or underflows
     }
     for (int64_t i = 0; i < count; ++i) codes[first + i] = static_cast<uint8_t>(code[i]);
   }
@@ -52,10 +52,11 @@ __attribute__((target_clones("avx512f", "avx2", "default"))) float RoundLanes(
 
 }  // namespace
 
-float RoundGroup(const LevelTables& tables, int depth, float scale, float mean, const float* values,
-                 int64_t n, uint8_t* codes) {
-  return RoundLanes(tables.table[depth].data(), tables.boundary[depth].data(), 1 << depth, scale,
-                    1 / scale, mean, values, n, codes);
+double RoundGroup(const LevelTables& tables, int depth, float scale, float mean,
+                  const float* values, int64_t n, uint8_t* codes) {
+  const double error = RoundLanes(tables.table[depth].data(), tables.boundary[depth].data(),
+                                  1 << depth, scale, 1 / scale, mean, values, n, codes);
+  return error * scale * scale;
 }
 
 int FitScale(const LevelTables& tables, int depth, int scale_steps, float scale_guess, int reach,
@@ -65,11 +66,11 @@ int FitScale(const LevelTables& tables, int depth, int scale_steps, float scale_
   const int lowest = kMinScaleIndex / (16 / scale_steps),
             highest = kMaxScaleIndex / (16 / scale_steps);
   std::vector<uint8_t> trial(n);
-  float best_error = std::numeric_limits<float>::infinity();
+  double best_error = std::numeric_limits<double>::infinity();
   int best = std::clamp(centre, lowest, highest);
   for (int index = std::max(lowest, centre - reach); index <= std::min(highest, centre + reach);
        ++index) {
-    const float error =
+    const double error =
         RoundGroup(tables, depth, ScaleFromIndex(index, scale_steps), 0, values, n, trial.data());
     if (error < best_error) {
       best_error = error;

@@ -9,10 +9,10 @@
 namespace cvxq {
 
 // Codes of values[n] with value ~ scale * level + mean: codes[i], and the sum of squared errors of
-// scale * level[code] + mean (float arithmetic as in packed_matrix.h, summed in a fixed order, the
-// same on every CPU). depth >= 1.
-float RoundGroup(const LevelTables& tables, int depth, float scale, float mean, const float* values,
-                 int64_t n, uint8_t* codes);
+// scale * level[code] + mean (float arithmetic as in packed_matrix.h; errors are squared and summed
+// in units of the scale, in a fixed order, the same on every CPU). depth >= 1.
+double RoundGroup(const LevelTables& tables, int depth, float scale, float mean,
+                  const float* values, int64_t n, uint8_t* codes);
 
 // As RoundGroup, with the scale of least error among the grid's nearest to `scale_guess`:
 // indices within `reach` of it. Returns the index; codes are those of that scale.
