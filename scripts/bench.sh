@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Builds the preset `release` and runs every bench of bench/, one table each:
+#   scripts/bench.sh                  the models and texts of examples/
+#   scripts/bench.sh --shared PATH    larger models and texts: PATH/models/llama-8m, PATH/text
+# PYTHON names an interpreter with torch and transformers for the comparison with PyTorch, which is
+# left out where there is none. Run it on a machine that does nothing else.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+model=examples/models/kjv-llama-1m text=examples/text/kjv.calib.txt quality=()
+if [ $# -eq 2 ] && [ "$1" = --shared ]; then
+  model=$2/models/llama-8m text=$2/text/kjv.calib.txt quality=(--shared "$2")
+elif [ $# -ne 0 ]; then
+  echo "usage: scripts/bench.sh [--shared PATH]" >&2
+  exit 2
+fi
+python=${PYTHON:-python3}
+
+scripts/install_packages.sh
+cmake --preset release
+cmake --build --preset release
+build=build/release
+
+title() { printf '\n== %s\n' "$1"; }
+
+title "Machine"
+lscpu | grep -E '^(Model name|CPU\(s\)|Thread|L[123]|Flags)' |
+  sed -E 's/(Flags: *).*(avx512_bf16).*/\1... \2 .../'
+
+title "Products from packed codes against BF16 (bench/matvec.cc)"
+"$build/bench/bench_matvec"
+
+title "Products of a block's statistics against oneDNN (bench/block_products.cc)"
+"$build/bench/bench_block_products"
+
+title "A block's whole statistics pass against oneDNN (bench/block.cc)"
+"$build/bench/bench_block"
+
+title "Statistics pass against PyTorch (bench/statistics.cc)"
+tcmalloc=$(ldconfig -p | sed -n 's/.*=> \(.*libtcmalloc\(_minimal\)\?\.so\.4\)$/\1/p' | head -n 1)
+if "$python" -c 'import torch, transformers' 2>/dev/null; then
+  for threads in "$(nproc)" 1; do
+    LD_PRELOAD=$tcmalloc "$python" bench/statistics_pytorch.py --bench "$build/bench/bench_statistics" \
+      --model "$model" --text "$text" --threads "$threads" 2>/dev/null
+  done
+else
+  echo "$python has no torch and transformers; ours alone:"
+  "$build/bench/bench_statistics" --model "$model" --text "$text"
+fi
+
+title "Memory and time of a whole job (bench/memory.py)"
+python3 bench/memory.py --build "$build"
+
+if [ -f bench/quality.py ]; then
+  title "Quality at every size (bench/quality.py)"
+  python3 bench/quality.py "${quality[@]}"
+fi
