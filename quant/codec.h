@@ -50,6 +50,10 @@ std::unique_ptr<LayerCoder> MakeLloydCoder(const CodecInput& input);
 // squared error. No feedback.
 std::unique_ptr<LayerCoder> MakeCompandedCoder(const CodecInput& input);
 
+// What the codecs start from: shape, members, depths and levels of the input, scales of 1, and
+// means of 0 where asked for; no codes yet.
+PackedMatrix StartPackedMatrix(const CodecInput& input, bool means);
+
 }  // namespace cvxq
 
 #endif  // CVXQ_QUANT_CODEC_H_

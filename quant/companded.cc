@@ -1,7 +1,6 @@
 // The codec `companded`.
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "quant/codec.h"
 #include "quant/round_group.h"
@@ -19,16 +18,10 @@ constexpr int kOffsets[] = {0, -3, 3, -6, 6};
 class CompandedCoder : public LayerCoder {
  public:
   explicit CompandedCoder(const CodecInput& input)
-      : in_(input), layout_(*input.layout), lines_(layout_.line_count()) {
-    packed_.rows = layout_.rows;
-    packed_.columns = layout_.columns;
-    packed_.partition = layout_.partition;
-    packed_.cluster_size = layout_.cluster_size;
-    packed_.members = layout_.members;
-    packed_.depth = *in_.depth;
-    packed_.scale.assign(packed_.depth.size(), 1.0f);
-    packed_.mean.assign(packed_.depth.size(), 0.0f);
-    packed_.table = in_.tables->table;
+      : in_(input),
+        layout_(*input.layout),
+        lines_(layout_.line_count()),
+        packed_(StartPackedMatrix(input, /*means=*/true)) {
     codes_.resize(layout_.rows * layout_.columns);
   }
 
@@ -60,26 +53,33 @@ class CompandedCoder : public LayerCoder {
     const int steps = in_.scale_steps;
     const float floor_scale = static_cast<float>(std::max(std::abs(mean), 1e-30));
     const int depth = deviation > 0 ? packed_.depth[group] : 0;
-    packed_.depth[group] = static_cast<uint8_t>(depth);
-    if (depth == 0) {  // pruned to its mean
-      const float scale = ScaleFromIndex(
-          ScaleToIndex(std::max(static_cast<float>(deviation), floor_scale), steps), steps);
-      packed_.scale[group] = scale;
-      packed_.mean[group] = MeanFromIndex(MeanToIndex(static_cast<float>(mean), scale), scale);
-      return;
-    }
-    float best = std::numeric_limits<float>::infinity();
-    const int first = ScaleToIndex(static_cast<float>(deviation * kSmallestStep), steps);
-    const int last = ScaleToIndex(static_cast<float>(deviation * kLargestStep), steps);
+    // Pruned to its mean: what the search below has to beat.
+    const float pruned_scale = ScaleFromIndex(
+        ScaleToIndex(std::max(static_cast<float>(deviation), floor_scale), steps), steps);
+    packed_.depth[group] = 0;
+    packed_.scale[group] = pruned_scale;
+    packed_.mean[group] =
+        MeanFromIndex(MeanToIndex(static_cast<float>(mean), pruned_scale), pruned_scale);
+    if (depth == 0) return;
+    const double off = packed_.mean[group] - mean;
+    double best = squares + n * off * off;
+    // A mean reaches no further than kMaxMeanIndex / kMeanSteps scales: a group far off zero for
+    // its deviation takes the scale that its mean needs.
+    const double reach = std::abs(mean) * kMeanSteps / kMaxMeanIndex;
+    const int first =
+        ScaleToIndex(static_cast<float>(std::max(deviation * kSmallestStep, reach)), steps);
+    const int last =
+        ScaleToIndex(static_cast<float>(std::max(deviation * kLargestStep, reach)), steps);
     for (int index = first; index <= last; ++index) {
       const float scale = ScaleFromIndex(index, steps);
       const int centre = MeanToIndex(static_cast<float>(mean), scale);
       for (const int offset : kOffsets) {
         const int mean_index = std::clamp(centre + offset, -kMaxMeanIndex, kMaxMeanIndex);
         const float shifted = MeanFromIndex(mean_index, scale);
-        const float error = RoundGroup(*in_.tables, depth, scale, shifted, values, n, trial);
+        const double error = RoundGroup(*in_.tables, depth, scale, shifted, values, n, trial);
         if (error < best) {
           best = error;
+          packed_.depth[group] = static_cast<uint8_t>(depth);
           packed_.scale[group] = scale;
           packed_.mean[group] = shifted;
           std::copy_n(trial, n, codes);

@@ -22,15 +22,10 @@ float RootMeanSquare(const float* values, int64_t n) {
 class LloydCoder : public LayerCoder {
  public:
   explicit LloydCoder(const CodecInput& input)
-      : in_(input), layout_(*input.layout), lines_(layout_.line_count()) {
-    packed_.rows = layout_.rows;
-    packed_.columns = layout_.columns;
-    packed_.partition = layout_.partition;
-    packed_.cluster_size = layout_.cluster_size;
-    packed_.members = layout_.members;
-    packed_.depth = *in_.depth;
-    packed_.scale.assign(packed_.depth.size(), 1.0f);
-    packed_.table = in_.tables->table;
+      : in_(input),
+        layout_(*input.layout),
+        lines_(layout_.line_count()),
+        packed_(StartPackedMatrix(input, /*means=*/false)) {
     codes_.resize(layout_.rows * layout_.columns);
     if (layout_.partition == Partition::kRows) cluster_of_member_ = layout_.ClusterOfMember();
   }
