@@ -192,9 +192,12 @@ std::string InspectReport::ToText() const {
       model, family, layers, hidden, heads, kv_heads, Grouped(vocabulary), Grouped(max_positions),
       Grouped(parameters), Grouped(quantized_parameters), FormatBytes(file_bytes), file_bits);
   if (!packed) return text + absl::StrFormat("  not quantised, %s\n", dtype);
-  absl::StrAppendFormat(&text, "  packed by %s: %.4f bits a weight, of them %.4f codes\n\n",
-                        quantization_config.value("codec", std::string("?")), bits_per_weight,
-                        nominal_bits_per_weight);
+  const auto found = quantization_config.find("codec");
+  const std::string codec = found != quantization_config.end() && found->is_string()
+                                ? found->get<std::string>()
+                                : "an unnamed codec";
+  absl::StrAppendFormat(&text, "  packed by %s: %.4f bits a weight, of them %.4f codes\n\n", codec,
+                        bits_per_weight, nominal_bits_per_weight);
   std::array<int64_t, kMaxDepth + 1> histogram{};
   for (const InspectLinear& linear : linears) {
     for (int b = 0; b <= kMaxDepth; ++b) histogram[b] += linear.depth_histogram[b];

@@ -10,11 +10,34 @@ constexpr int64_t kTableFloats = 510;  // 2 + 4 + ... + 256
 bool IsPackedName(const std::string& name) { return name.ends_with(kPackedSuffix); }
 
 // The first 8 bytes of a packed matrix are its shape.
-int64_t PackedWeightsOf(const HostTensor& tensor) {
-  if (tensor.bytes() < 8) return 0;
+Shape PackedShape(const HostTensor& tensor) {
+  if (tensor.bytes() < 8) return {0, 0};
   uint32_t shape[2];
   std::memcpy(shape, tensor.data, sizeof(shape));
-  return static_cast<int64_t>(shape[0]) * shape[1];
+  return {shape[0], shape[1]};
+}
+
+// Before a packed matrix is parsed its shape must be the architecture's: a lying one could ask for
+// any amount of memory.
+Status CheckPackedShapes(const Checkpoint& checkpoint, const ArchSpec& spec) {
+  for (int64_t block = 0; block < spec.layers; ++block) {
+    for (const LinearId id : spec.linears()) {
+      const std::string name = spec.LinearName(block, id) + std::string(kPackedSuffix);
+      const HostTensor* tensor = checkpoint.Find(name);
+      const Shape expected{spec.rows(id), spec.columns(id)};
+      if (tensor == nullptr || PackedShape(*tensor) == expected) continue;
+      return absl::DataLossError(absl::StrCat(
+          checkpoint.folder(), ": ", name, " is a matrix ", PackedShape(*tensor).ToString(),
+          ", config.json asks for ", expected.ToString(), "; get the file again"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// A string in a JSON object, empty where it is not one.
+std::string StringField(const nlohmann::json& object, const char* name) {
+  if (!object.is_object() || !object.contains(name) || !object[name].is_string()) return "";
+  return object[name].get<std::string>();
 }
 
 }  // namespace
@@ -83,7 +106,7 @@ int64_t ModelFiles::parameters() const {
   for (const std::string& name : checkpoint->names()) {
     if (name == kTablesName) continue;
     const HostTensor& tensor = *checkpoint->Find(name);
-    sum += packed && IsPackedName(name) ? PackedWeightsOf(tensor) : tensor.shape.elements();
+    sum += packed && IsPackedName(name) ? PackedShape(tensor).elements() : tensor.shape.elements();
   }
   return sum;
 }
@@ -97,19 +120,18 @@ StatusOr<ModelFiles> OpenModel(const std::string& folder) {
   if (quantization == config.end()) {
     files.weights = std::make_unique<DenseWeights>(files.checkpoint);
   } else {
-    const std::string method = quantization->is_object()
-                                   ? quantization->value("quant_method", std::string("unknown"))
-                                   : "unknown";
+    const std::string method = StringField(*quantization, "quant_method");
     if (method != "cvxq") {
       return absl::UnimplementedError(absl::StrCat(
-          folder, ": the model is already quantised (", method,
+          folder, ": the model is already quantised (", method.empty() ? "unknown method" : method,
           "); cvxq reads its own packed format and dense F32, F16 and BF16 checkpoints"));
     }
-    const int version = quantization->value("format_version", 0);
-    if (version != kPackedFormatVersion) {
-      return absl::UnimplementedError(absl::StrCat(folder, ": packed format version ", version,
-                                                   " is not known; this program reads ",
-                                                   kPackedFormatVersion));
+    const auto version = quantization->find("format_version");
+    if (version == quantization->end() || *version != kPackedFormatVersion) {
+      return absl::UnimplementedError(absl::StrCat(
+          folder,
+          "/config.json: this version of the packed format is not known; this program reads ",
+          kPackedFormatVersion));
     }
     CVXQ_ASSIGN_OR_RETURN(files.weights, PackedWeights::Open(files.checkpoint));
     files.packed = true;
@@ -117,6 +139,9 @@ StatusOr<ModelFiles> OpenModel(const std::string& folder) {
   config.erase("quantization_config");  // understood here; to the architecture it would be foreign
   CVXQ_ASSIGN_OR_RETURN(files.spec, ParseArchSpec(config, folder + "/config.json"));
   AdaptNames(*files.weights, files.spec);
+  if (files.packed) {
+    CVXQ_RETURN_IF_ERROR(CheckPackedShapes(*files.checkpoint, files.spec));
+  }
   return files;
 }
 

@@ -11,6 +11,7 @@
 #include <new>
 #include <vector>
 
+#include "kernels/cpu/cpu_features.h"
 #include "kernels/cpu/packed_layout.h"
 
 namespace cvxq {
@@ -122,14 +123,9 @@ uint32_t* AllocateWords(int64_t words) {
 bool IsSupported(PackedIsa isa) {
   switch (isa) {
     case PackedIsa::kAvx512:
-      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-             __builtin_cpu_supports("avx512cd") && IsSupported(PackedIsa::kAvx2);
+      return HasX86V4();
     case PackedIsa::kAvx2:
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-             __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
-             __builtin_cpu_supports("f16c") && __builtin_cpu_supports("lzcnt") &&
-             __builtin_cpu_supports("movbe");
+      return HasX86V3();
     case PackedIsa::kBaseline:
       break;
   }

@@ -1,10 +1,12 @@
 #include "kernels/cpu/vector_ops.h"
 
+#include "kernels/cpu/cpu_features.h"
+
 namespace cvxq {
 
 VectorLevel BestVectorLevel() {
-  if (__builtin_cpu_supports("x86-64-v4")) return VectorLevel::kAvx512;
-  if (__builtin_cpu_supports("x86-64-v3")) return VectorLevel::kAvx2;
+  if (HasX86V4()) return VectorLevel::kAvx512;
+  if (HasX86V3()) return VectorLevel::kAvx2;
   return VectorLevel::kBaseline;
 }
 
