@@ -19,7 +19,7 @@ FONT = "Helvetica, Arial, 'DejaVu Sans', sans-serif"
 
 @dataclass
 class Curve:
-    """Points (bits a weight, KL in nats a token) in the order of bits; colour and marker by name."""
+    """Points (bits a weight, KL in nats a token), fewest bits first; the name picks the style."""
 
     name: str
     points: list[tuple[float, float]]
@@ -31,11 +31,11 @@ class Panel:
     curves: list[Curve]
 
 
-# Colours that stay apart for the colour-blind; the marker says the same again.
+# Colours that stay apart for the colour-blind; marker and dashes say the same again.
 STYLES = {
-    "companded": ("#b34700", "square"),
-    "lloyd, no feedback": ("#6b6b6b", "triangle"),
-    "lloyd": ("#0063a6", "circle"),
+    "companded": ("#b34700", "square", "none"),
+    "lloyd, no feedback": ("#6b6b6b", "triangle", "5 3"),
+    "lloyd": ("#0063a6", "circle", "none"),
 }
 
 
@@ -129,8 +129,7 @@ def _draw_panel(panel, axes, y_labels):
         whole = half % 2 == 0
         out.append(_line(x, TOP, x, bottom, GRID if whole else FAINT))
         out.append(_line(x, bottom, x, bottom + (5 if whole else 3), MUTED))
-        if whole:
-            out.append(_text(x, bottom + 20, str(half // 2), anchor="middle", colour=MUTED))
+        out.append(_text(x, bottom + 20, f"{half / 2:g}", anchor="middle", colour=MUTED))
     out.append(_line(left, bottom, right, bottom, MUTED))
     out.append(_text(left, TOP - 14, panel.title, size=14, extra=' font-weight="bold"'))
     out.append(
@@ -139,10 +138,13 @@ def _draw_panel(panel, axes, y_labels):
     )
     ends = []
     for curve in panel.curves:
-        colour, shape = STYLES[curve.name]
+        colour, shape, dashes = STYLES[curve.name]
         places = [(axes.x(bits), axes.y(kl)) for bits, kl in curve.points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        out.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        out.append(
+            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2" '
+            f'stroke-dasharray="{dashes}"/>'
+        )
         out += [_marker(shape, x, y, colour) for x, y in places]
         ends.append(places[-1])
     heights = _spread([y for _, y in ends])

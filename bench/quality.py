@@ -14,6 +14,7 @@ Needs Python 3.9 and nothing else. Exit code 1 if a goal is missed or a run fail
 import argparse
 import datetime
 import json
+import math
 import pathlib
 import statistics
 import subprocess
@@ -54,18 +55,18 @@ class Variant:
     nominal: bool = False
 
 
-CURVES = [
-    Variant("lloyd", "lloyd", BITS),
-    Variant("companded", "companded", BITS),
+CURVES = [  # drawn in this order, the last on top
     Variant("lloyd, no feedback", "lloyd", NO_FEEDBACK_BITS, ["--feedback", "none"]),
+    Variant("companded", "companded", BITS),
+    Variant("lloyd", "lloyd", BITS),
 ]
 VARIANTS = [
     Variant("lloyd", "lloyd", NOMINAL_BITS, nominal=True),
     Variant("companded", "companded", NOMINAL_BITS, nominal=True),
+    Variant("companded, 4 iterations", "companded", [VARIANT_BITS], ["--iterations", "4"], True),
 ] + [
     Variant(name, name.split(",")[0], [VARIANT_BITS], options.split())
     for name, options in [
-        ("companded, feedback", "--feedback one"),
         ("lloyd, clusters of 32", "--group-rows 32"),
         ("lloyd, clusters of 128", "--group-rows 128"),
         ("lloyd, clusters of 256", "--group-rows 256"),
@@ -77,7 +78,6 @@ VARIANTS = [
         ("companded, hidden by tokens", "--objective hidden --estimator tokens"),
         ("lloyd, partition by rows", "--partition rows"),
         ("companded, partition by rows", "--partition rows"),
-        ("companded, 4 iterations", "--iterations 4"),
         ("lloyd, all 160 gradients", "--grad-samples 160"),
     ]
 ]
@@ -107,7 +107,7 @@ PROTOTYPE = {
     "lloyd": {1.5: 0.0511, 2.0: 0.0168, 3.0: 0.00236, 4.0: 0.00048},
 }
 GOALS += [
-    Goal("llama-8m", "companded", bits, True, kl * 1.1, f"prototype {kl:.5f} + 10 %")
+    Goal("llama-8m", "companded", bits, True, kl * 1.1, f"prototype {kl:g} + 10 %")
     for bits, kl in PROTOTYPE["companded"].items()
 ]
 GOALS += [
@@ -186,6 +186,13 @@ def plan(models, seeds):
                     yield subject, variant, VARIANT_BITS, seed
 
 
+def three_digits(value):
+    """Three significant digits without an exponent: 0.000772."""
+    if value <= 0:
+        return "0"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
+
+
 def markdown(header, rows):
     """A pipe table padded to read well in a terminal too; numbers to the right."""
     widths = [max(len(str(row[i])) for row in [header, *rows]) for i in range(len(header))]
@@ -215,9 +222,10 @@ def show_tables(results):
             rows.append([
                 r["run"], asked, f"{r['bits_per_weight']:.4f}",
                 f"{r['nominal_bits_per_weight']:.4f}", f"{r['file_bytes']:,}",
-                f"{r['kl_mean']:.5f}", f"{r['kl_p99']:.4f}", f"{100 * r['top1_agreement']:.1f}",
-                f"{r['perplexity']:.3f}", f"{r['quantize_seconds']:.1f}",
-                f"{r['eval_seconds']:.1f}", f"{r['peak_memory_bytes'] / 2**20:.0f}",
+                three_digits(r["kl_mean"]), three_digits(r["kl_p99"]),
+                f"{100 * r['top1_agreement']:.1f}", f"{r['perplexity']:.3f}",
+                f"{r['quantize_seconds']:.1f}", f"{r['eval_seconds']:.1f}",
+                f"{r['peak_memory_bytes'] / 2**20:.0f}",
             ])
         reference = next(r["reference_perplexity"] for r in runs
                          if r["model"] == model and "error" not in r)
@@ -226,6 +234,30 @@ def show_tables(results):
     for r in runs:
         if "error" in r:
             print(f"\nfailed: {r['model']}, {r['run']} at {r['bits']}: {r['error']}")
+
+
+def show_summary(results):
+    """KL of every curve by bits, and of every variant at one size, with a column a model."""
+    runs = [r for r in results["runs"] if "error" not in r and r["seed"] == 0]
+    models = list(dict.fromkeys(r["model"] for r in runs))
+    kl = {(r["model"], r["run"], r["bits"], r["nominal"]): r["kl_mean"] for r in runs}
+
+    def cells(run, bits, nominal):
+        found = [kl.get((model, run, bits, nominal)) for model in models]
+        return ["" if value is None else three_digits(value) for value in found]
+
+    print("\n### KL by true bits\n")
+    rows = [[f"{v.name}, {bits:.1f}", *cells(v.name, bits, False)]
+            for v in CURVES for bits in v.bits]
+    print(markdown(["run, bits", *models], rows))
+    print("\n### KL by nominal bits (codes alone)\n")
+    rows = [[f"{v.name}, {bits:.1f}", *cells(v.name, bits, True)]
+            for v in VARIANTS if v.nominal for bits in v.bits]
+    print(markdown(["run, bits", *models], rows))
+    print(f"\n### Variants: KL at {VARIANT_BITS} true bits\n")
+    rows = [[v.name, *cells(v.name, VARIANT_BITS, False)]
+            for v in CURVES + VARIANTS if not v.nominal]
+    print(markdown(["run", *models], rows))
 
 
 def show_seeds(results):
@@ -237,9 +269,9 @@ def show_seeds(results):
                   and r["bits"] == VARIANT_BITS and not r["nominal"]]
             if len(kl) > 1:
                 mean, deviation = statistics.mean(kl), statistics.stdev(kl)
-                rows.append([model, name, len(kl), f"{mean:.5f}", f"{deviation:.5f}",
-                             f"{100 * deviation / mean:.1f} %", f"{min(kl):.5f}",
-                             f"{max(kl):.5f}"])
+                rows.append([model, name, len(kl), three_digits(mean), three_digits(deviation),
+                             f"{100 * deviation / mean:.1f} %", three_digits(min(kl)),
+                             three_digits(max(kl))])
     if rows:
         print(f"\n### Calibration seeds, {VARIANT_BITS} true bits\n")
         print(markdown(["model", "run", "seeds", "KL mean", "deviation", "of the mean", "least",
@@ -258,7 +290,7 @@ def show_goals(results):
                 missed += not passed
                 rows.append([f"{goal.model}, {goal.run}",
                              f"{goal.bits:.1f} " + ("codes" if goal.nominal else "true"),
-                             f"{r['kl_mean']:.5f}", f"{goal.limit:.5f}",
+                             three_digits(r["kl_mean"]), three_digits(goal.limit),
                              "pass" if passed else "FAIL", goal.why])
     # The promise of every run: within 0.1 % of what was asked, never above.
     kept = total = 0
@@ -351,6 +383,7 @@ def main():
         results = measure(arguments)
     print(f"{results['version']}, {results['processor']}, {results['date']}")
     show_tables(results)
+    show_summary(results)
     show_seeds(results)
     missed = show_goals(results)
     picture = arguments.output / "rate_distortion.svg"
