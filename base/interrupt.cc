@@ -25,6 +25,7 @@ void InstallInterruptHandler() {
   sigemptyset(&action.sa_mask);
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
+  sigaction(SIGHUP, &action, nullptr);  // the terminal went away
 }
 
 bool Interrupted() { return interrupted.load(std::memory_order_relaxed); }

@@ -12,8 +12,8 @@
 
 namespace cvxq {
 
-// After it the first SIGINT or SIGTERM only sets a flag, so that the work in hand ends in order and
-// partial output is removed; the second ends the process at once with exit code 130.
+// After it the first SIGINT, SIGTERM or SIGHUP only sets a flag, so that the work in hand ends in
+// order and partial output is removed; the second ends the process at once with exit code 130.
 void InstallInterruptHandler();
 
 // Whether such a signal has come. Any thread, cheap enough for inner loops.

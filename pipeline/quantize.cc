@@ -1,7 +1,6 @@
 #include "pipeline/quantize.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <filesystem>
 
@@ -9,6 +8,7 @@
 #include "base/interrupt.h"
 #include "base/memory.h"
 #include "base/size.h"
+#include "base/stopwatch.h"
 #include "base/thread_pool.h"
 #include "pipeline/coding.h"
 #include "pipeline/input_moments.h"
@@ -30,32 +30,6 @@ constexpr int kFeedbackRounds = 3;  // of allocation, each with the noise of the
 constexpr int64_t kSurveySamples =
     8;  // gradients that decide clusters when groups are measured after
 constexpr int64_t kSmallModel = int64_t{256} << 20;
-
-// Wall time of each phase, in order.
-class Stopwatch {
- public:
-  void Lap(const std::string& phase) {
-    const auto now = Clock::now();
-    seconds_.emplace_back(phase, std::chrono::duration<double>(now - last_).count());
-    last_ = now;
-  }
-  std::vector<std::pair<std::string, double>> Finish() {
-    const double total = std::chrono::duration<double>(Clock::now() - start_).count();
-    std::vector<std::pair<std::string, double>> merged;
-    for (const auto& [phase, time] : seconds_) {
-      const auto same = std::find_if(merged.begin(), merged.end(),
-                                     [&](const auto& entry) { return entry.first == phase; });
-      same == merged.end() ? (void)merged.emplace_back(phase, time) : (void)(same->second += time);
-    }
-    merged.emplace_back("total", total);
-    return merged;
-  }
-
- private:
-  using Clock = std::chrono::steady_clock;
-  Clock::time_point start_ = Clock::now(), last_ = start_;
-  std::vector<std::pair<std::string, double>> seconds_;
-};
 
 class Quantizer {
  public:
@@ -445,37 +419,6 @@ class Quantizer {
 
 StatusOr<QuantizeReport> Quantize(const QuantizeOptions& options, Progress& progress) {
   return Quantizer(options, progress).Run();
-}
-
-nlohmann::ordered_json QuantizeReport::ToJson() const {
-  nlohmann::ordered_json json = {{"output", output},
-                                 {"codec", codec},
-                                 {"calibration", calibration},
-                                 {"parameters", parameters},
-                                 {"quantized_parameters", quantized_parameters},
-                                 {"bits_per_weight", bits_per_weight},
-                                 {"nominal_bits_per_weight", nominal_bits_per_weight},
-                                 {"file_bits", file_bits},
-                                 {"file_bytes", file_bytes},
-                                 {"log2_lambda", log2_lambda},
-                                 {"zero_fraction", zero_fraction},
-                                 {"iterations", iterations},
-                                 {"coding_passes", coding_passes}};
-  for (const auto& [phase, time] : seconds) json["seconds"][phase] = time;
-  json["peak_memory_bytes"] = peak_memory_bytes;
-  json["backend"] = backend;
-  json["numerics_class"] = numerics_class;
-  json["sha256"] = sha256;
-  json["layers"] = nlohmann::ordered_json::array();
-  for (const LayerReport& layer : layers) {
-    json["layers"].push_back({{"name", layer.name},
-                              {"rows", layer.rows},
-                              {"columns", layer.columns},
-                              {"bits_per_weight", layer.bits_per_weight},
-                              {"predicted_distortion", layer.predicted_distortion},
-                              {"depth_histogram", layer.depth_histogram}});
-  }
-  return json;
 }
 
 }  // namespace cvxq

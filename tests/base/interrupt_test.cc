@@ -12,7 +12,7 @@ namespace {
 // Signals are raised in child processes: the flag is for the life of a process.
 
 TEST(InterruptDeathTest, FirstSignalSetsTheFlag) {
-  for (int signal : {SIGINT, SIGTERM}) {
+  for (int signal : {SIGINT, SIGTERM, SIGHUP}) {
     EXPECT_EXIT(
         {
           InstallInterruptHandler();
