@@ -30,6 +30,8 @@ def parse():
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--seq-len", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--ways", nargs="+", metavar="WAY,BATCH",
+                        default=["autograd,1", "hooks,1", "hooks,4", "compiled,4"])
     return parser.parse_args()
 
 
@@ -124,7 +126,7 @@ def main():
     ids = torch.tensor(tokens).view(args.samples, args.seq_len)
     model = LlamaForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
 
-    ways = [("autograd", 1)] + [("hooks", n) for n in (1, 4)] + [("compiled", 4)]
+    ways = [(way, int(batch)) for way, batch in (text.split(",") for text in args.ways)]
     least = {}
     ours = float("inf")
     for _ in range(args.rounds):
