@@ -6,6 +6,16 @@
 #include "kernels/host_gemm.h"
 
 namespace cvxq {
+namespace {
+
+// t[r] -= l * e[r]: the inner loop inside a block. One version for each instruction set, all with
+// the same bits.
+__attribute__((target_clones("avx512f", "avx2", "default"))) void Carry(float l, const float* e,
+                                                                        int64_t rows, float* t) {
+  for (int64_t r = 0; r < rows; ++r) t[r] -= l * e[r];
+}
+
+}  // namespace
 
 void RoundWithFeedback(const CurvatureFactor* factor, int64_t rows, int64_t columns, float* w,
                        const RoundColumn& round) {
@@ -38,10 +48,7 @@ void RoundWithFeedback(const CurvatureFactor* factor, int64_t rows, int64_t colu
         original[r] = rounded[r];
       }
       const float* l = &factor->lower[i * n];
-      for (int64_t j = begin; j < i; ++j) {
-        float* t = &target[j * rows];
-        for (int64_t r = 0; r < rows; ++r) t[r] -= l[j] * e[r];
-      }
+      for (int64_t j = begin; j < i; ++j) Carry(l[j], e, rows, &target[j * rows]);
     }
     HostGemm(true, false, begin, rows, end - begin, -1, &factor->lower[begin * n], n, error.data(),
              rows, 1, target.data(), rows);
