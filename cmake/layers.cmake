@@ -30,7 +30,7 @@ cvxq_library(pipeline LINK cvxq_model cvxq_quant Eigen3::Eigen)
 include(embed)
 cvxq_embed(cvxq_pipeline cvxq_calibration_text "${CMAKE_SOURCE_DIR}/examples/text/kjv.calib.txt")
 
-# A file named *_avx2.cc or *_avx512*.cc is compiled for that instruction set and called only
+# A file named *_avx2.cc, *_avx512.cc or *_avx512bf16.cc is compiled for that instruction set and called only
 # after a check at run time. Such files keep everything in an unnamed namespace and include no
 # header with inline functions, so that no code of theirs is linked into the common path.
 file(GLOB avx2_sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/kernels/cpu/*_avx2.cc")
@@ -39,6 +39,8 @@ set_source_files_properties(${avx2_sources} PROPERTIES COMPILE_OPTIONS
                             "-march=x86-64-v3;-O3")
 set_source_files_properties(${avx512_sources} PROPERTIES COMPILE_OPTIONS
                             "-march=x86-64-v4;-mprefer-vector-width=512;-O3")
+set_source_files_properties(kernels/cpu/packed_strip_avx512bf16.cc PROPERTIES COMPILE_OPTIONS
+                            "-march=x86-64-v4;-mavx512bf16;-mprefer-vector-width=512;-O3")
 # The backend's vector code may fuse a multiply and an add: its results depend on the instruction
 # set anyway. The other files (packed matrices, exact to the bit) may not.
 set_property(SOURCE kernels/cpu/vector_ops_avx2.cc kernels/cpu/vector_ops_avx512.cc

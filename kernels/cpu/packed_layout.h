@@ -18,14 +18,14 @@ namespace cvxq {
 // with L_b the cluster's number of lines of that depth:
 //
 //   kColumns (members are rows):
-//     for each strip of 16 members: for each b: StripWords(L_b, b) * 16 words
+//     for each strip of 16 members: for each b: WordsPerLane(L_b, b) * 16 words
 //     for the columns of depth b in order of index
 //   kRows (members are columns):
-//     for each b: for each strip of 16 lines of depth b: StripWords(members, b) * 16 words
+//     for each b: for each strip of 16 lines of depth b: WordsPerLane(members, b) * 16 words
 //
-// Lanes that fill up the last strip have codes 0. So clusters of 16 k rows waste nothing, and
-// clusters of fewer than 16 rows up to 15 / 16 of the memory; such clusters are not worth it anyway
-// as each group carries a scale.
+// Strips are in pairs (packed_strip.h) where InPairs(b). Lanes that fill up the last strip have
+// codes 0. So clusters of 16 k rows waste nothing, and clusters of fewer than 16 rows up to 15 / 16
+// of the memory; such clusters are not worth it anyway as each group carries a scale.
 class CpuPackedWeight : public PackedWeight {
  public:
   struct Cluster {
@@ -41,6 +41,11 @@ class CpuPackedWeight : public PackedWeight {
     return std::min<int64_t>(cluster_size, members.size() - cluster_begin(c));
   }
 
+  bool InPairs(int depth) const { return pairs != nullptr && depth <= kMaxPairDepth; }
+  int64_t WordsPerLane(int64_t columns, int depth) const {
+    return InPairs(depth) ? PairStripWords(columns, depth) : StripWords(columns, depth);
+  }
+
   Partition partition = Partition::kColumns;
   int64_t cluster_size = 0;
   std::vector<int32_t> members;
@@ -53,12 +58,13 @@ class CpuPackedWeight : public PackedWeight {
   std::vector<int32_t> order;                           // kRows only
   std::array<std::vector<float>, kMaxDepth + 1> table;  // at least 16 values, repeated
   const StripKernels* kernels = nullptr;
+  const PairKernels* pairs = nullptr;  // kColumns only, may be null
 };
 
 inline int64_t StripsOf(int64_t rows) { return (rows + kStripLanes - 1) / kStripLanes; }
 
 // Instruction sets that products can be computed with, least first.
-enum class PackedIsa : uint8_t { kBaseline, kAvx2, kAvx512 };
+enum class PackedIsa : uint8_t { kBaseline, kAvx2, kAvx512, kAvx512Bf16 };
 
 // Whether this CPU has it.
 bool IsSupported(PackedIsa isa);

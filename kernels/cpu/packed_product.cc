@@ -56,23 +56,26 @@ void MultiplyColumnsTile(const CpuPackedWeight& weight, int64_t c, int64_t first
     float* out[kMaxDepth + 1] = {};
     for (int b = 1; b <= kMaxDepth; ++b)
       out[b] = scratch.data() + t * layout.size + layout.begin[b];
+    const auto split = weight.pairs != nullptr ? weight.pairs->split : kernels.split;
     mean_sums[t] =
-        kernels.split(columns, weight.depth.data() + c * columns, weight.scale.data() + c * columns,
-                      weight.mean.empty() ? nullptr : weight.mean.data() + c * columns,
-                      x + t * columns, layout.depths, out);
+        split(columns, weight.depth.data() + c * columns, weight.scale.data() + c * columns,
+              weight.mean.empty() ? nullptr : weight.mean.data() + c * columns, x + t * columns,
+              layout.depths, out);
   }
 
   int64_t strip_words = 0;
-  for (int b = 1; b <= kMaxDepth; ++b) strip_words += StripWords(cluster.lines[b], b) * kStripLanes;
+  for (int b = 1; b <= kMaxDepth; ++b)
+    strip_words += weight.WordsPerLane(cluster.lines[b], b) * kStripLanes;
   const int64_t members = weight.cluster_members(c);
   for (int64_t strip = first; strip < last; ++strip) {
     const uint32_t* words = weight.words.get() + cluster.first_word + strip * strip_words;
     float sums[kMaxStripBatch * kStripLanes] = {};
     for (int b = kMaxDepth; b >= 1; --b) {
       if (cluster.lines[b] == 0) continue;
-      kernels.multiply(b, words, cluster.lines[b], weight.table[b].data(),
-                       scratch.data() + layout.begin[b], layout.size, batch, sums);
-      words += StripWords(cluster.lines[b], b) * kStripLanes;
+      const auto multiply = weight.InPairs(b) ? weight.pairs->multiply : kernels.multiply;
+      multiply(b, words, cluster.lines[b], weight.table[b].data(), scratch.data() + layout.begin[b],
+               layout.size, batch, sums);
+      words += weight.WordsPerLane(cluster.lines[b], b) * kStripLanes;
     }
     const int64_t lanes = std::min<int64_t>(kStripLanes, members - strip * kStripLanes);
     const int32_t* rows = weight.members.data() + weight.cluster_begin(c) + strip * kStripLanes;
@@ -117,7 +120,7 @@ void MultiplyRowsCluster(const CpuPackedWeight& weight, int64_t c, const float* 
       if (b > 0) {
         weight.kernels->multiply(b, words, members, weight.table[b].data(), x, weight.columns,
                                  batch, strip_sums);
-        words += StripWords(members, b) * kStripLanes;
+        words += weight.WordsPerLane(members, b) * kStripLanes;
       }
       for (int t = 0; t < batch; ++t) {
         for (int64_t lane = 0; lane < lanes; ++lane) {

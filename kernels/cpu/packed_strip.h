@@ -9,6 +9,15 @@
 //   code of column k: bits [k * b, (k + 1) * b) of the lane's stream
 //
 // So one load, one shift by a constant and one table lookup give a column of 16 weights.
+//
+// Where a CPU multiplies pairs of BF16 numbers, strips of depths up to kMaxPairDepth may be laid
+// out *in pairs* instead: each half of a lane's word is a stream of its own, the low one of the
+// columns 0, 2, 4, .., the high one of the columns 1, 3, 5, .., without codes across words:
+//
+//   words[i * 16 + lane], i in [0, ceil(ceil(columns / 2) / p)), p = floor(16 / b)
+//   codes of columns 2k and 2k + 1: b bits from bits k % p * b and 16 + k % p * b of word k / p
+//
+// There the lookup gives 32 weights, for 1 / 16 more memory where 16 / b leaves a rest.
 #ifndef CVXQ_KERNELS_CPU_PACKED_STRIP_H_
 #define CVXQ_KERNELS_CPU_PACKED_STRIP_H_
 
@@ -18,10 +27,15 @@ namespace cvxq {
 
 inline constexpr int kStripLanes = 16;
 inline constexpr int kMaxStripBatch = 8;
+inline constexpr int kMaxPairDepth = 5;
 
 // 32-bit words of each lane for a run of columns.
 inline constexpr int64_t StripWords(int64_t columns, int depth) {
   return (columns * depth + 31) / 32;
+}
+inline constexpr int64_t PairStripWords(int64_t columns, int depth) {
+  const int pairs = 16 / depth;
+  return ((columns + 1) / 2 + pairs - 1) / pairs;
 }
 
 // In all of these depth is in [1, 8] and `table` has max(16, 2^depth) values, the 2^depth ones
@@ -52,9 +66,29 @@ struct StripKernels {
                      const float* mean, int64_t columns, int lanes, uint16_t* const* rows);
 };
 
+// For matrices whose strips of depths [1, kMaxPairDepth] are in pairs; those of other depths are
+// left to StripKernels.
+struct PairKernels {
+  // As in StripKernels for a strip in pairs, but x is what split gives for this depth, and values
+  // of the table are rounded to BF16, to nearest even. Products are exact and sums in float.
+  void (*multiply)(int depth, const uint32_t* words, int64_t columns, const float* table,
+                   const float* x, int64_t x_stride, int batch, float* sums);
+
+  // As in StripKernels for a strip in pairs.
+  void (*look_up)(int depth, const uint32_t* words, int64_t columns, const float* table,
+                  float* values);
+
+  // As in StripKernels, but x[j] * scale[j] in pairs is rounded to BF16, to nearest even: two
+  // columns stand in the place of a float, and a last column without a partner is followed by 0.
+  // Where `out` points to afterwards is not defined.
+  float (*split)(int64_t columns, const uint8_t* depth, const float* scale, const float* mean,
+                 const float* x, uint32_t depths, float** out);
+};
+
 extern const StripKernels kStripKernelsBaseline;
 extern const StripKernels kStripKernelsAvx2;
 extern const StripKernels kStripKernelsAvx512;
+extern const PairKernels kPairKernelsAvx512Bf16;
 
 }  // namespace cvxq
 

@@ -53,8 +53,9 @@ void UnpackColumns(const CpuPackedWeight& weight, int64_t c, T* w) {
     for (int b = kMaxDepth; b >= 1; --b) {
       const int64_t lines = cluster.lines[b];
       if (lines == 0) continue;
-      weight.kernels->look_up(b, words, lines, weight.table[b].data(), to);
-      words += StripWords(lines, b) * kStripLanes;
+      const auto look_up = weight.InPairs(b) ? weight.pairs->look_up : weight.kernels->look_up;
+      look_up(b, words, lines, weight.table[b].data(), to);
+      words += weight.WordsPerLane(lines, b) * kStripLanes;
       to += lines * kStripLanes;
     }
     const int lanes = static_cast<int>(std::min<int64_t>(kStripLanes, members - first));
@@ -81,7 +82,7 @@ void UnpackRows(const CpuPackedWeight& weight, int64_t c, T* w) {
       const int64_t lanes = std::min<int64_t>(kStripLanes, cluster.lines[b] - line);
       if (b > 0) {
         weight.kernels->look_up(b, words, members, weight.table[b].data(), values);
-        words += StripWords(members, b) * kStripLanes;
+        words += weight.WordsPerLane(members, b) * kStripLanes;
       }
       for (int64_t lane = 0; lane < lanes; ++lane, ++group) {
         T* row = w + weight.order[group] * weight.columns;

@@ -43,35 +43,49 @@ void PutCode(uint32_t code, int depth, int64_t k, uint32_t* lane) {
   if (shift + depth > 32) word[kStripLanes] |= code >> (32 - shift);
 }
 
-int64_t WordsOf(const CpuPackedWeight::Cluster& cluster, Partition partition, int64_t members) {
+// The same in a strip in pairs.
+void PutPairedCode(uint32_t code, int depth, int64_t k, uint32_t* lane) {
+  const int64_t pair = k / 2, pairs = 16 / depth;
+  lane[pair / pairs * kStripLanes] |= code << (pair % pairs * depth + k % 2 * 16);
+}
+
+int64_t WordsOf(const CpuPackedWeight& weight, int64_t c) {
+  const std::array<int64_t, kMaxDepth + 1>& lines = weight.clusters[c].lines;
+  const int64_t members = weight.cluster_members(c);
   int64_t words = 0;
   for (int b = 1; b <= kMaxDepth; ++b) {
-    words += partition == Partition::kColumns ? StripsOf(members) * StripWords(cluster.lines[b], b)
-                                              : StripsOf(cluster.lines[b]) * StripWords(members, b);
+    words += weight.partition == Partition::kColumns
+                 ? StripsOf(members) * weight.WordsPerLane(lines[b], b)
+                 : StripsOf(lines[b]) * weight.WordsPerLane(members, b);
   }
   return words * kStripLanes;
 }
 
 // Lays out the codes of a kColumns cluster: lines are columns of the strips.
-void PutColumns(const CpuPackedWeight::Cluster& cluster, int64_t members, CodeReader reader,
-                uint32_t* words) {
+void PutColumns(const CpuPackedWeight& weight, int64_t c, CodeReader reader, uint32_t* words) {
+  const CpuPackedWeight::Cluster& cluster = weight.clusters[c];
+  const int64_t members = weight.cluster_members(c);
   int64_t strip_words = 0;
-  for (int b = 1; b <= kMaxDepth; ++b) strip_words += StripWords(cluster.lines[b], b) * kStripLanes;
+  for (int b = 1; b <= kMaxDepth; ++b) {
+    strip_words += weight.WordsPerLane(cluster.lines[b], b) * kStripLanes;
+  }
   for (int b = kMaxDepth; b >= 1; --b) {
+    const auto put = weight.InPairs(b) ? PutPairedCode : PutCode;
     for (int64_t k = 0; k < cluster.lines[b]; ++k) {
       for (int64_t i = 0; i < members; ++i) {
-        PutCode(reader.Read(b), b, k, words + i / kStripLanes * strip_words + i % kStripLanes);
+        put(reader.Read(b), b, k, words + i / kStripLanes * strip_words + i % kStripLanes);
       }
     }
-    words += StripWords(cluster.lines[b], b) * kStripLanes;
+    words += weight.WordsPerLane(cluster.lines[b], b) * kStripLanes;
   }
 }
 
 // Lays out the codes of a kRows cluster: lines are lanes of the strips.
-void PutRows(const CpuPackedWeight::Cluster& cluster, int64_t members, CodeReader reader,
-             uint32_t* words) {
+void PutRows(const CpuPackedWeight& weight, int64_t c, CodeReader reader, uint32_t* words) {
+  const CpuPackedWeight::Cluster& cluster = weight.clusters[c];
+  const int64_t members = weight.cluster_members(c);
   for (int b = kMaxDepth; b >= 1; --b) {
-    const int64_t strip_words = StripWords(members, b) * kStripLanes;
+    const int64_t strip_words = weight.WordsPerLane(members, b) * kStripLanes;
     for (int64_t line = 0; line < cluster.lines[b]; ++line) {
       uint32_t* lane = words + line / kStripLanes * strip_words + line % kStripLanes;
       for (int64_t k = 0; k < members; ++k) PutCode(reader.Read(b), b, k, lane);
@@ -82,6 +96,7 @@ void PutRows(const CpuPackedWeight::Cluster& cluster, int64_t members, CodeReade
 
 const StripKernels* KernelsOf(PackedIsa isa) {
   switch (isa) {
+    case PackedIsa::kAvx512Bf16:
     case PackedIsa::kAvx512:
       return &kStripKernelsAvx512;
     case PackedIsa::kAvx2:
@@ -122,6 +137,8 @@ uint32_t* AllocateWords(int64_t words) {
 
 bool IsSupported(PackedIsa isa) {
   switch (isa) {
+    case PackedIsa::kAvx512Bf16:
+      return HasX86V4() && __builtin_cpu_supports("avx512bf16");
     case PackedIsa::kAvx512:
       return HasX86V4();
     case PackedIsa::kAvx2:
@@ -143,6 +160,10 @@ std::shared_ptr<CpuPackedWeight> MakeCpuPackedWeight(const PackedMatrix& matrix,
   weight->scale = matrix.scale;
   weight->mean = matrix.mean;
   weight->kernels = KernelsOf(isa);
+  // Under kRows, with short sums and scales for each row, pairs would gain little.
+  if (isa == PackedIsa::kAvx512Bf16 && matrix.partition == Partition::kColumns) {
+    weight->pairs = &kPairKernelsAvx512Bf16;
+  }
   for (int b = 1; b <= kMaxDepth; ++b) {
     const std::vector<float>& table = matrix.table[b];
     for (size_t i = 0; !table.empty() && i < std::max<size_t>(kStripLanes, table.size()); ++i) {
@@ -164,7 +185,7 @@ std::shared_ptr<CpuPackedWeight> MakeCpuPackedWeight(const PackedMatrix& matrix,
     CpuPackedWeight::Cluster& cluster = weight->clusters[c];
     cluster.first_word = words;
     for (int64_t j = 0; j < lines; ++j) ++cluster.lines[matrix.depth[c * lines + j]];
-    words += WordsOf(cluster, matrix.partition, weight->cluster_members(c));
+    words += WordsOf(*weight, c);
   }
   weight->words.reset(AllocateWords(words));
   uint32_t* memory = weight->words.get();
@@ -176,18 +197,17 @@ std::shared_ptr<CpuPackedWeight> MakeCpuPackedWeight(const PackedMatrix& matrix,
     stream.assign(matrix.codes.begin() + first_byte, matrix.codes.begin() + first_byte + bytes);
     stream.resize(bytes + CodeReader::kPadding);
     first_byte += bytes;
-    const CpuPackedWeight::Cluster& cluster = weight->clusters[c];
     const auto put = matrix.partition == Partition::kColumns ? PutColumns : PutRows;
-    put(cluster, weight->cluster_members(c), CodeReader(stream.data()),
-        memory + cluster.first_word);
+    put(*weight, c, CodeReader(stream.data()), memory + weight->clusters[c].first_word);
   }
   return weight;
 }
 
 std::shared_ptr<CpuPackedWeight> MakeCpuPackedWeight(const PackedMatrix& matrix) {
-  static const PackedIsa best = IsSupported(PackedIsa::kAvx512) ? PackedIsa::kAvx512
-                                : IsSupported(PackedIsa::kAvx2) ? PackedIsa::kAvx2
-                                                                : PackedIsa::kBaseline;
+  static const PackedIsa best = IsSupported(PackedIsa::kAvx512Bf16) ? PackedIsa::kAvx512Bf16
+                                : IsSupported(PackedIsa::kAvx512)   ? PackedIsa::kAvx512
+                                : IsSupported(PackedIsa::kAvx2)     ? PackedIsa::kAvx2
+                                                                    : PackedIsa::kBaseline;
   return MakeCpuPackedWeight(matrix, best);
 }
 

@@ -21,7 +21,8 @@ namespace {
 
 std::vector<PackedIsa> SupportedIsas() {
   std::vector<PackedIsa> isas;
-  for (PackedIsa isa : {PackedIsa::kBaseline, PackedIsa::kAvx2, PackedIsa::kAvx512}) {
+  for (PackedIsa isa :
+       {PackedIsa::kBaseline, PackedIsa::kAvx2, PackedIsa::kAvx512, PackedIsa::kAvx512Bf16}) {
     if (IsSupported(isa)) isas.push_back(isa);
   }
   return isas;
@@ -76,6 +77,44 @@ void ExpectProduct(const std::vector<float>& w, const std::vector<float>& x, int
   }
 }
 
+double RoundToBF16(float value) { return BF16ToFloat(FloatToBF16(value)); }
+
+// Checks y[n,M] of a weight with strips in pairs: against the same product in double, from levels
+// and x * scale rounded to BF16 where the depth has pairs, and against the exact product with the
+// error that these two roundings may have, 2^-7 and a little of each term.
+void ExpectPairProduct(const PackedMatrix& matrix, const std::vector<float>& x, int64_t n,
+                       const float* bias, const std::vector<float>& y) {
+  const int64_t M = matrix.rows, N = matrix.columns;
+  PackedMatrix plain = matrix;
+  plain.scale.assign(plain.scale.size(), 1);
+  plain.mean.clear();
+  const std::vector<float> levels = Decode(plain);
+  for (int64_t i = 0; i < M; ++i) {
+    const int64_t m = matrix.members[i], groups = i / matrix.cluster_size * N;
+    for (int64_t t = 0; t < n; ++t) {
+      double exact = bias == nullptr ? 0 : bias[m], rounded = exact;
+      double magnitude = 1, rounded_magnitude = 0;
+      for (int64_t j = 0; j < N; ++j) {
+        const int64_t g = groups + j;
+        const float level = levels[m * N + j], x_value = x[t * N + j];
+        const double term = double{x_value} * matrix.scale[g] * level;
+        const double mean = matrix.mean.empty() ? 0 : double{x_value} * matrix.mean[g];
+        exact += term + mean;
+        magnitude += std::abs(term) + std::abs(mean);
+        if (matrix.depth[g] <= kMaxPairDepth) {
+          rounded += RoundToBF16(x_value * matrix.scale[g]) * RoundToBF16(level) + mean;
+          rounded_magnitude += std::abs(term);
+        } else {
+          rounded += term + mean;
+        }
+      }
+      ASSERT_NEAR(y[t * M + m], rounded, 2e-6 * magnitude) << "row " << m << " of token " << t;
+      ASSERT_NEAR(y[t * M + m], exact, 2e-6 * magnitude + 0.00783 * rounded_magnitude)
+          << "row " << m << " of token " << t;
+    }
+  }
+}
+
 TEST(PackedWeightTest, ProductsAndUnpackingMatchTheDecoder) {
   ThreadPool pool(2);
   uint64_t key = 0;
@@ -92,7 +131,11 @@ TEST(PackedWeightTest, ProductsAndUnpackingMatchTheDecoder) {
       std::vector<float> y(n * M, NAN);
       const float* b = key % 2 == 0 ? bias.data() : nullptr;
       PackedProduct(*weight, x.data(), n, b, y.data(), pool);
-      ASSERT_NO_FATAL_FAILURE(ExpectProduct(w, x, n, b, y, M, N));
+      if (weight->pairs == nullptr) {
+        ASSERT_NO_FATAL_FAILURE(ExpectProduct(w, x, n, b, y, M, N));
+      } else {
+        ASSERT_NO_FATAL_FAILURE(ExpectPairProduct(matrix, x, n, b, y));
+      }
 
       std::vector<float> unpacked(M * N, NAN);
       UnpackToFloat(*weight, unpacked.data(), pool);
