@@ -4,6 +4,8 @@
 //
 //   bench_matvec [--json] [--seconds S]
 //
+// Packed products may round factors to BF16 (packed_weight.h), but for those "in float".
+//
 // Several matrices take turns, so that each comes from memory and not from a cache. The ratio is
 // the speed relative to the faster of the two BF16 products of the same batch and number of threads
 // (ours for one vector, and oneDNN's).
@@ -167,14 +169,15 @@ class Bench {
     }
   }
 
-  void RunPacked(const PackedSpec& spec, const std::vector<int>& batches) {
+  void RunPacked(const PackedSpec& spec, const std::vector<int>& batches,
+                 DType compute = DType::kBF16) {
     std::vector<std::shared_ptr<CpuPackedWeight>> weights;
     int64_t bytes = 0;
     while (bytes * static_cast<int64_t>(weights.size()) < kRotationBytes) {
       const PackedMatrix matrix = MakePacked(spec, 10 * weights.size());
       bytes = matrix.codes.size() + matrix.depth.size() +
               (matrix.scale.size() + matrix.mean.size()) * sizeof(float);
-      weights.push_back(MakeCpuPackedWeight(matrix));
+      weights.push_back(MakeCpuPackedWeight(matrix, compute));
     }
     const auto rotation = static_cast<int64_t>(weights.size());
     for (int threads : threads_) {
@@ -301,6 +304,8 @@ int Main(int argc, char** argv) {
   bench.RunBf16();
   bench.RunPacked({"3 bit, clusters of 256", {3}, 256}, {1});
   bench.RunPacked({"3 bit, clusters of 64", {3}, 64}, {1});
+  bench.RunPacked({"3 bit, 256, in float", {3}, 256}, {1}, DType::kF32);
+  bench.RunPacked({"3 bit, 64, in float", {3}, 64}, {1}, DType::kF32);
   bench.RunPacked({"2, 3, 4 bit, clusters of 256", {2, 3, 4}, 256}, {1, 2, 4, 8});
   bench.RunPacked({"2, 3, 4 bit, clusters of 64", {2, 3, 4}, 64}, {1, 2, 4, 8});
   bench.RunPacked({"2, 3, 4 bit, 64, with means", {2, 3, 4}, 64, true}, {1});

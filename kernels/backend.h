@@ -104,7 +104,8 @@ class Backend {
   // gx[n,N] (float) = or += gy[n,M] w[M,N]. gy, w compute.
   virtual void LinearBackward(const Tensor& gy, const Tensor& w, Tensor gx, bool accumulate) = 0;
 
-  virtual std::shared_ptr<PackedWeight> ImportPacked(const PackedMatrix& matrix) = 0;
+  // With BF16 as `compute`, PackedLinear may round factors to BF16 as Linear does.
+  virtual std::shared_ptr<PackedWeight> ImportPacked(const PackedMatrix& matrix, DType compute) = 0;
   // As Linear with a packed W; x is float. Few rows (n <= 8) are computed straight from the codes,
   // more rows through Unpack by tiles.
   virtual void PackedLinear(const Tensor& x, const PackedWeight& w, const Tensor& bias,

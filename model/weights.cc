@@ -109,7 +109,7 @@ StatusOr<LinearWeight> LoadLinear(const WeightSource& source, const ArchSpec& sp
                     absl::StrCat("is packed as ", Shape{packed->rows, packed->columns}.ToString(),
                                  ", but the config asks for ", Shape{M, N}.ToString()));
     }
-    linear.packed = backend.ImportPacked(*packed);
+    linear.packed = backend.ImportPacked(*packed, compute);
     bytes += packed->codes.size() + packed->depth.size() +
              sizeof(float) * (packed->scale.size() + packed->mean.size());
   } else {

@@ -6,8 +6,8 @@
 
 namespace cvxq {
 
-std::shared_ptr<PackedWeight> CpuBackend::ImportPacked(const PackedMatrix& matrix) {
-  return MakeCpuPackedWeight(matrix);
+std::shared_ptr<PackedWeight> CpuBackend::ImportPacked(const PackedMatrix& matrix, DType compute) {
+  return MakeCpuPackedWeight(matrix, compute);
 }
 
 void CpuBackend::PackedLinear(const Tensor& x, const PackedWeight& w, const Tensor& bias,

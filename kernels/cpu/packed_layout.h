@@ -63,13 +63,13 @@ class CpuPackedWeight : public PackedWeight {
 
 inline int64_t StripsOf(int64_t rows) { return (rows + kStripLanes - 1) / kStripLanes; }
 
-// Instruction sets that products can be computed with, least first.
+// Instruction sets that products can be computed with, least first. kAvx512Bf16 rounds to BF16.
 enum class PackedIsa : uint8_t { kBaseline, kAvx2, kAvx512, kAvx512Bf16 };
 
 // Whether this CPU has it.
 bool IsSupported(PackedIsa isa);
 
-// As MakeCpuPackedWeight(matrix), for one instruction set, which must be supported.
+// As MakeCpuPackedWeight(matrix, compute), for one instruction set, which must be supported.
 std::shared_ptr<CpuPackedWeight> MakeCpuPackedWeight(const PackedMatrix& matrix, PackedIsa isa);
 
 }  // namespace cvxq

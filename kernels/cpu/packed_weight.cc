@@ -203,12 +203,13 @@ std::shared_ptr<CpuPackedWeight> MakeCpuPackedWeight(const PackedMatrix& matrix,
   return weight;
 }
 
-std::shared_ptr<CpuPackedWeight> MakeCpuPackedWeight(const PackedMatrix& matrix) {
-  static const PackedIsa best = IsSupported(PackedIsa::kAvx512Bf16) ? PackedIsa::kAvx512Bf16
-                                : IsSupported(PackedIsa::kAvx512)   ? PackedIsa::kAvx512
-                                : IsSupported(PackedIsa::kAvx2)     ? PackedIsa::kAvx2
-                                                                    : PackedIsa::kBaseline;
-  return MakeCpuPackedWeight(matrix, best);
+std::shared_ptr<CpuPackedWeight> MakeCpuPackedWeight(const PackedMatrix& matrix, DType compute) {
+  static const PackedIsa exact = IsSupported(PackedIsa::kAvx512) ? PackedIsa::kAvx512
+                                 : IsSupported(PackedIsa::kAvx2) ? PackedIsa::kAvx2
+                                                                 : PackedIsa::kBaseline;
+  static const PackedIsa rounding =
+      IsSupported(PackedIsa::kAvx512Bf16) ? PackedIsa::kAvx512Bf16 : exact;
+  return MakeCpuPackedWeight(matrix, compute == DType::kBF16 ? rounding : exact);
 }
 
 }  // namespace cvxq

@@ -11,18 +11,20 @@
 #include "base/thread_pool.h"
 #include "kernels/backend.h"
 #include "kernels/packed_matrix.h"
+#include "tensor/dtype.h"
 
 namespace cvxq {
 
 class CpuPackedWeight;  // a PackedWeight
 
-std::shared_ptr<CpuPackedWeight> MakeCpuPackedWeight(const PackedMatrix& matrix);
+// `compute` (F32 or BF16) is what products may round factors to.
+std::shared_ptr<CpuPackedWeight> MakeCpuPackedWeight(const PackedMatrix& matrix, DType compute);
 
 // y[n,M] = x[n,N] W^T + bias (nullptr: none), straight from the codes; meant for n <= 8. A row of
-// y has the same bits in any batch and with any number of threads. It is computed in float; but on
-// a CPU with AVX512_BF16, under kColumns and for depths up to 5, the table's values and x * scale
-// are rounded to BF16 first, so that each such term may be off by a relative 2^-7 (means are not).
-// That is the accuracy of a product of BF16 weights with x in BF16.
+// y has the same bits in any batch and with any number of threads. It is computed in float; but
+// where compute is BF16, on a CPU with AVX512_BF16, under kColumns and for depths up to 5, the
+// table's values and x * scale are rounded to BF16 first, so that each such term may be off by a
+// relative 2^-7 (means are exact). A product of BF16 weights with x in BF16 is as accurate.
 void PackedProduct(const CpuPackedWeight& weight, const float* x, int64_t n, const float* bias,
                    float* y, ThreadPool& pool);
 

@@ -14,7 +14,7 @@ struct DecodedWeight : PackedWeight {
 
 }  // namespace
 
-std::shared_ptr<PackedWeight> ReferenceBackend::ImportPacked(const PackedMatrix& matrix) {
+std::shared_ptr<PackedWeight> ReferenceBackend::ImportPacked(const PackedMatrix& matrix, DType) {
   auto weight = std::make_shared<DecodedWeight>();
   weight->rows = matrix.rows;
   weight->columns = matrix.columns;

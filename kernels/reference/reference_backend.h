@@ -21,7 +21,7 @@ class ReferenceBackend : public HostBackend {
 
   void Linear(const Tensor& x, const Tensor& w, const Tensor& bias, Tensor y) override;
   void LinearBackward(const Tensor& gy, const Tensor& w, Tensor gx, bool accumulate) override;
-  std::shared_ptr<PackedWeight> ImportPacked(const PackedMatrix& matrix) override;
+  std::shared_ptr<PackedWeight> ImportPacked(const PackedMatrix& matrix, DType compute) override;
   void PackedLinear(const Tensor& x, const PackedWeight& w, const Tensor& bias, Tensor y) override;
   void Unpack(const PackedWeight& packed, Tensor w) override;
 

@@ -75,15 +75,28 @@ PackedMatrix SomePackedMatrix(int64_t rows, int64_t columns) {
 }
 
 Case PackedLinearCase(int64_t n) {
-  return {"PackedLinear_" + std::to_string(n), [=](Backend& b, DType compute) -> Outputs {
+  return {"PackedLinear_" + std::to_string(n),
+          [=](Backend& b, DType compute) -> Outputs {
             const int64_t M = 37, N = 70;
-            const std::shared_ptr<PackedWeight> weight = b.ImportPacked(SomePackedMatrix(M, N));
+            const std::shared_ptr<PackedWeight> weight =
+                b.ImportPacked(SomePackedMatrix(M, N), compute);
             const Tensor x = RandomTensor(b, DType::kF32, {n, N}, 1),
                          bias = RandomTensor(b, DType::kF32, {M}, 2),
-                         y = b.Allocate(DType::kF32, {n, M}), w = b.Allocate(compute, {M, N});
+                         y = b.Allocate(DType::kF32, {n, M});
             b.PackedLinear(x, *weight, bias, y);
+            return {y};
+          },
+          1e-5, kBf16Output};
+}
+
+Case UnpackCase() {
+  return {"Unpack", [=](Backend& b, DType compute) -> Outputs {
+            const int64_t M = 37, N = 70;
+            const std::shared_ptr<PackedWeight> weight =
+                b.ImportPacked(SomePackedMatrix(M, N), compute);
+            const Tensor w = b.Allocate(compute, {M, N});
             b.Unpack(*weight, w);
-            return {y, w};
+            return {w};
           }};
 }
 
@@ -295,6 +308,7 @@ std::vector<Case> AllCases() {
       PackedLinearCase(1),
       PackedLinearCase(7),
       PackedLinearCase(33),
+      UnpackCase(),
       SecondMomentCase(7, 1, 1),
       SecondMomentCase(33, 130, 32),
       SecondMomentCase(130, 257, 140),
