@@ -26,10 +26,10 @@ class Stopwatch {
   std::vector<std::pair<std::string, double>> Finish() const {
     const double total = std::chrono::duration<double>(Clock::now() - start_).count();
     std::vector<std::pair<std::string, double>> merged;
-    for (const auto& [phase, time] : seconds_) {
+    for (const auto& lap : seconds_) {
       const auto same = std::find_if(merged.begin(), merged.end(),
-                                     [&](const auto& entry) { return entry.first == phase; });
-      same == merged.end() ? (void)merged.emplace_back(phase, time) : (void)(same->second += time);
+                                     [&](const auto& entry) { return entry.first == lap.first; });
+      same == merged.end() ? merged.push_back(lap) : void(same->second += lap.second);
     }
     merged.emplace_back("total", total);
     return merged;
