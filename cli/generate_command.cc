@@ -22,6 +22,7 @@ class GenerateCommand : public Command {
     command->add_option("--seed", options_.seed, "Seed of sampling")
         ->capture_default_str()
         ->check(NotNegative());
+    command->add_flag("--bf16", options_.bf16, "Products in BF16: faster where the CPU has it");
     AddThreads(command, options_.threads);
   }
 

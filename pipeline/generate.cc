@@ -108,8 +108,10 @@ StatusOr<GenerateReport> Generate(const GenerateOptions& options,
   }
   const std::unique_ptr<Backend> backend =
       MakeCpuBackend(options.threads > 0 ? options.threads : AvailableProcessors());
-  CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model,
-                        Model::Load(files.spec, *files.weights, {}, *backend));
+  CVXQ_ASSIGN_OR_RETURN(
+      const std::unique_ptr<Model> model,
+      Model::Load(files.spec, *files.weights,
+                  {.compute = options.bf16 ? DType::kBF16 : DType::kF32}, *backend));
   const int64_t capacity =
       std::min<int64_t>(limit, static_cast<int64_t>(prompt.size()) + options.tokens);
   CachedModel cached(*model, capacity);

@@ -20,6 +20,7 @@ struct GenerateOptions {
   double temperature = 0;  // 0: always the likeliest token
   double top_p = 1;        // sample from the smallest set of tokens that has this probability
   uint64_t seed = 0;
+  bool bf16 = false;  // products in BF16; the default is exact F32
   int threads = 0;
 };
 
