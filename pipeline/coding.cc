@@ -44,17 +44,15 @@ Status CodePlans(const CodingOptions& options, const LevelTables& tables,
       factor_of = input;
     }
     CVXQ_ASSIGN_OR_RETURN(const std::vector<float> w, ReadWeights(checkpoint, plan));
-    const CodecInput codec_input{.w = w.data(),
-                                 .layout = &plan.layout,
-                                 .depth = &plan.depth,
-                                 .factor = options.feedback ? &*factor : nullptr,
-                                 .tables = &tables,
-                                 .scale_steps = options.scale_steps};
-    const std::unique_ptr<LayerCoder> coder = options.codec == CodecKind::kLloyd
-                                                  ? MakeLloydCoder(codec_input)
-                                                  : MakeCompandedCoder(codec_input);
-    pool.ParallelFor(coder->slabs(), [&](int64_t slab) { coder->CodeSlab(slab); });
-    const PackedMatrix matrix = coder->Finish();
+    const CodecInput input_of_codec{.w = w.data(),
+                                    .layout = &plan.layout,
+                                    .depth = &plan.depth,
+                                    .inputs = options.feedback ? &*factor : nullptr,
+                                    .tables = &tables,
+                                    .scale_steps = options.scale_steps};
+    const PackedMatrix matrix = options.codec == CodecKind::kLloyd
+                                    ? CodeLloyd(input_of_codec, pool)
+                                    : CodeCompanded(input_of_codec, pool);
     plan.packed = SerializePackedMatrix(matrix, options.scale_steps, /*table_family=*/0);
     plan.code_bytes = static_cast<int64_t>(matrix.codes.size());
     plan.zero_weights = 0;

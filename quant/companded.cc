@@ -15,7 +15,7 @@ namespace {
 constexpr double kSmallestStep = 0.6, kLargestStep = 1.2;
 constexpr int kOffsets[] = {0, -3, 3, -6, 6};
 
-class CompandedCoder : public LayerCoder {
+class CompandedCoder {
  public:
   explicit CompandedCoder(const CodecInput& input)
       : in_(input),
@@ -25,9 +25,14 @@ class CompandedCoder : public LayerCoder {
     codes_.resize(layout_.rows * layout_.columns);
   }
 
-  int64_t slabs() const override { return layout_.cluster_count(); }
+  PackedMatrix Run(ThreadPool& pool) {
+    pool.ParallelFor(layout_.cluster_count(), [&](int64_t c) { CodeCluster(c); });
+    PackCodes(codes_, packed_);
+    return std::move(packed_);
+  }
 
-  void CodeSlab(int64_t c) override {
+ private:
+  void CodeCluster(int64_t c) {
     const int64_t n = layout_.members_in(c);
     std::vector<float> w(n * lines_);
     GatherCluster(layout_, c, in_.w, w.data());
@@ -38,12 +43,6 @@ class CompandedCoder : public LayerCoder {
     }
   }
 
-  PackedMatrix Finish() override {
-    PackCodes(codes_, packed_);
-    return std::move(packed_);
-  }
-
- private:
   void CodeGroup(int64_t group, const float* values, int64_t n, uint8_t* trial, uint8_t* codes) {
     double sum = 0, squares = 0;
     for (int64_t i = 0; i < n; ++i) sum += values[i];
@@ -97,8 +96,8 @@ class CompandedCoder : public LayerCoder {
 
 }  // namespace
 
-std::unique_ptr<LayerCoder> MakeCompandedCoder(const CodecInput& input) {
-  return std::make_unique<CompandedCoder>(input);
+PackedMatrix CodeCompanded(const CodecInput& input, ThreadPool& pool) {
+  return CompandedCoder(input).Run(pool);
 }
 
 }  // namespace cvxq

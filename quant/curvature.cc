@@ -72,21 +72,40 @@ bool CholeskyInPlace(float* a, int64_t n) {
   return true;
 }
 
-StatusOr<CurvatureFactor> FactorCurvature(std::vector<float> h, int64_t n, double damping) {
+StatusOr<CurvatureFactor> FactorCurvature(std::vector<float> h, int64_t n, double damping,
+                                          WorkOrder order) {
+  std::vector<int32_t> places(n);
+  if (order == WorkOrder::kFirstFirst) {
+    std::iota(places.rbegin(), places.rend(), 0);
+  } else {
+    std::iota(places.begin(), places.end(), 0);
+    // NaN has no order; FactorInOrder refuses it.
+    const bool finite = std::all_of(places.begin(), places.end(), [&](int32_t i) {
+      return std::isfinite(h[static_cast<int64_t>(i) * n + i]);
+    });
+    const float sign = order == WorkOrder::kLeastFirst ? 1.0f : -1.0f;
+    if (finite) {
+      std::stable_sort(places.begin(), places.end(), [&](int32_t x, int32_t y) {
+        return sign * h[static_cast<int64_t>(x) * n + x] >
+               sign * h[static_cast<int64_t>(y) * n + y];
+      });
+    }
+  }
+  return FactorInOrder(h, std::move(places), damping);
+}
+
+StatusOr<CurvatureFactor> FactorInOrder(const std::vector<float>& h, std::vector<int32_t> order,
+                                        double damping) {
+  const int64_t n = static_cast<int64_t>(order.size());
   CurvatureFactor factor;
   factor.n = n;
-  factor.order.resize(n);
-  std::iota(factor.order.begin(), factor.order.end(), 0);
+  factor.order = std::move(order);
   double trace = 0;
   for (int64_t i = 0; i < n; ++i) trace += h[i * n + i];
   if (!std::isfinite(trace)) {
     return absl::DataLossError(
-        "the second moments of an input are not finite; check the model for NaN or exploding "
-        "activations");
+        "second moments are not finite; check the model for NaN or exploding activations");
   }
-  std::stable_sort(factor.order.begin(), factor.order.end(), [&](int32_t x, int32_t y) {
-    return h[static_cast<int64_t>(x) * n + x] > h[static_cast<int64_t>(y) * n + y];
-  });
   factor.lower.assign(n * n, 0.0f);
   factor.diagonal.assign(n, 1.0f);
   const double mean = trace / n;
@@ -100,8 +119,7 @@ StatusOr<CurvatureFactor> FactorCurvature(std::vector<float> h, int64_t n, doubl
     }
     if (CholeskyInPlace(factor.lower.data(), n)) break;
     if (share >= 1) {
-      return absl::DataLossError(
-          "the second moments of an input cannot be factored even with heavy damping");
+      return absl::DataLossError("second moments cannot be factored even with heavy damping");
     }
   }
   std::vector<float> inverse_root(n);

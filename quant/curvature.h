@@ -19,13 +19,24 @@ struct CurvatureFactor {
   double damping = 0;           // what was added to the diagonal, as a share of its mean
 };
 
-// Factors H [n, n] (symmetric, row-major, consumed). Columns are put in descending order of
-// H's diagonal, so that work from the last place back begins with the least: their errors are made
-// up for by the columns that get most bits. `damping` times the mean of the diagonal is added;
-// where the factorisation still breaks down, ten times as much is tried, up to the mean itself. An
-// H of zeros (an input that never fires) factors as the identity. A NaN or Inf is kDataLoss.
-// Single-threaded; any thread.
-StatusOr<CurvatureFactor> FactorCurvature(std::vector<float> h, int64_t n, double damping);
+// In what order columns are put, by the diagonal of H (work goes from the last place back):
+//   kLeastFirst    descending, so that work begins with the least: their errors are made up for by
+//                  the columns that get most bits (`lloyd`, `entropy`)
+//   kLargestFirst  ascending, so that work begins with the largest, which then carry no errors of
+//                  others (grids of one width; GPTQ's act-order)
+//   kFirstFirst    work goes from the first column to the last
+enum class WorkOrder : uint8_t { kLeastFirst, kLargestFirst, kFirstFirst };
+
+// Factors H [n, n] (symmetric, row-major, consumed). `damping` times the mean of the diagonal is
+// added; where the factorisation still breaks down, ten times as much is tried, up to the mean
+// itself. An H of zeros (an input that never fires) factors as the identity. A NaN or Inf is
+// kDataLoss. Single-threaded; any thread.
+StatusOr<CurvatureFactor> FactorCurvature(std::vector<float> h, int64_t n, double damping,
+                                          WorkOrder order = WorkOrder::kLeastFirst);
+
+// The same with the order given: order[i] is the column of H in place i.
+StatusOr<CurvatureFactor> FactorInOrder(const std::vector<float>& h, std::vector<int32_t> order,
+                                        double damping);
 
 // The Cholesky factor in place: the lower triangle of a [n, n] (row-major) becomes C with
 // C C^T = A, reading nothing else; the upper is left undefined. False if a pivot is not positive.

@@ -1,17 +1,16 @@
 // The codec `lloyd`.
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "quant/codec.h"
-#include "quant/feedback.h"
 #include "quant/round_group.h"
 #include "quant/scale_grid.h"
 
 namespace cvxq {
 namespace {
 
-constexpr int kReach = 2;          // grid steps to either side that the scale search tries
-constexpr int64_t kSlabRows = 64;  // rows of a slab under kRows
+constexpr int kReach = 2;  // grid steps to either side that the scale search tries
 
 float RootMeanSquare(const float* values, int64_t n) {
   double squares = 0;
@@ -19,73 +18,80 @@ float RootMeanSquare(const float* values, int64_t n) {
   return static_cast<float>(std::sqrt(squares / n));
 }
 
-class LloydCoder : public LayerCoder {
+class LloydCoder {
  public:
-  explicit LloydCoder(const CodecInput& input)
+  LloydCoder(const CodecInput& input, ThreadPool& pool)
       : in_(input),
         layout_(*input.layout),
         lines_(layout_.line_count()),
+        pool_(pool),
         packed_(StartPackedMatrix(input, /*means=*/false)) {
     codes_.resize(layout_.rows * layout_.columns);
-    if (layout_.partition == Partition::kRows) cluster_of_member_ = layout_.ClusterOfMember();
   }
 
-  int64_t slabs() const override {
-    return layout_.partition == Partition::kColumns ? layout_.cluster_count()
-                                                    : (layout_.rows + kSlabRows - 1) / kSlabRows;
-  }
-
-  void CodeSlab(int64_t slab) override {
-    layout_.partition == Partition::kColumns ? CodeCluster(slab) : CodeRows(slab);
-  }
-
-  PackedMatrix Finish() override {
+  PackedMatrix Run() {
+    layout_.partition == Partition::kColumns ? RoundClusters() : RoundRuns();
     PackCodes(codes_, packed_);
     return std::move(packed_);
   }
 
  private:
-  // kColumns: the slab is a cluster, each of its columns one group.
-  void CodeCluster(int64_t c) {
-    const int64_t n = layout_.members_in(c);
-    std::vector<float> w(n * lines_);
-    GatherCluster(layout_, c, in_.w, w.data());
-    uint8_t* codes = &codes_[layout_.cluster_begin(c) * lines_];
-    RoundWithFeedback(in_.factor, n, lines_, w.data(),
-                      [&](int64_t column, const float* target, float* rounded) {
-                        RoundWhole(c * lines_ + column, target, n, codes + column * n, rounded);
-                      });
+  // kColumns: a tile of rows is a cluster, each of its columns one group.
+  void RoundClusters() {
+    RowBlock all;
+    if (in_.blocks.empty()) all.rows = layout_.members;
+    const FeedbackInput feedback{
+        .w = in_.w,
+        .rows = layout_.rows,
+        .columns = layout_.columns,
+        .inputs = in_.inputs,
+        .blocks = in_.blocks.empty() ? std::span<const RowBlock>(&all, 1) : in_.blocks,
+        .tile_rows = layout_.cluster_size};
+    std::vector<int64_t> first_member(feedback.blocks.size(), 0);
+    for (size_t b = 1; b < feedback.blocks.size(); ++b) {
+      first_member[b] =
+          first_member[b - 1] + static_cast<int64_t>(feedback.blocks[b - 1].rows.size());
+    }
+    RoundWithFeedback(feedback, pool_, [&](const ColumnTile& tile, float* target, float* rounded) {
+      const int64_t begin = first_member[tile.block] + tile.first;
+      const int64_t group = begin / layout_.cluster_size * lines_ + tile.column;
+      RoundGroup(tile, group, &codes_[begin * lines_ + tile.column * tile.rows], target, rounded);
+    });
   }
 
-  void RoundWhole(int64_t group, const float* target, int64_t n, uint8_t* codes, float* rounded) {
-    const float rms = RootMeanSquare(target, n);
+  void RoundGroup(const ColumnTile& tile, int64_t group, uint8_t* codes, float* target,
+                  float* rounded) {
+    const float rms = RootMeanSquare(target, tile.rows);
     if (!(rms > 0)) packed_.depth[group] = 0;
     const int depth = packed_.depth[group];
     if (depth == 0) {
-      std::fill_n(rounded, n, 0.0f);
+      RoundRows(tile, target, rounded, [](int64_t, float) { return 0.0f; });
       return;
     }
-    const int index = FitScale(*in_.tables, depth, in_.scale_steps, rms, kReach, target, n, codes);
+    const int index =
+        FitScale(*in_.tables, depth, in_.scale_steps, rms, kReach, target, tile.rows, codes);
     const float scale = ScaleFromIndex(index, in_.scale_steps);
     packed_.scale[group] = scale;
     const float* table = in_.tables->table[depth].data();
-    for (int64_t i = 0; i < n; ++i) rounded[i] = scale * table[codes[i]];
+    RoundRows(tile, target, rounded, [&](int64_t r, float t) {
+      // Without feedback between rows the fit has already rounded what is rounded here.
+      if (tile.lower != nullptr) codes[r] = in_.tables->Encode(depth, t / scale);
+      return scale * table[codes[r]];
+    });
   }
 
-  // kRows: the slab is a run of rows; scales first, from the original weights, then column by
-  // column.
-  void CodeRows(int64_t slab) {
-    const int64_t first = slab * kSlabRows, rows = std::min(kSlabRows, layout_.rows - first);
+  // kRows: scales first, from the original weights; then column by column.
+  void RoundRuns() {
     const int64_t columns = layout_.columns;
-    std::vector<float> values(layout_.cluster_size);
-    std::vector<uint8_t> trial(layout_.cluster_size);
-    for (int64_t c = 0; c < layout_.cluster_count(); ++c) {
-      const int64_t n = layout_.members_in(c);
-      for (int64_t r = first; r < first + rows; ++r) {
+    pool_.ParallelFor(layout_.rows, [&](int64_t row) {
+      std::vector<float> values(layout_.cluster_size);
+      std::vector<uint8_t> trial(layout_.cluster_size);
+      for (int64_t c = 0; c < layout_.cluster_count(); ++c) {
+        const int64_t n = layout_.members_in(c);
         for (int64_t i = 0; i < n; ++i) {
-          values[i] = in_.w[r * columns + layout_.members[layout_.cluster_begin(c) + i]];
+          values[i] = in_.w[row * columns + layout_.members[layout_.cluster_begin(c) + i]];
         }
-        const int64_t group = c * lines_ + r;
+        const int64_t group = c * lines_ + row;
         const float rms = RootMeanSquare(values.data(), n);
         if (!(rms > 0)) packed_.depth[group] = 0;
         if (packed_.depth[group] == 0) continue;
@@ -94,42 +100,48 @@ class LloydCoder : public LayerCoder {
                                     values.data(), n, trial.data()),
                            in_.scale_steps);
       }
-    }
-    std::vector<int64_t> place(columns);  // of a column among its cluster's members
+    });
+    const std::vector<int32_t> cluster = layout_.ClusterOfMember();
+    std::vector<int64_t> place(columns);  // of a column among the members
     for (int64_t i = 0; i < columns; ++i) place[layout_.members[i]] = i;
-    std::vector<float> w(rows * columns);
-    for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t k = 0; k < columns; ++k) w[k * rows + r] = in_.w[(first + r) * columns + k];
+    RowBlock all;
+    if (in_.blocks.empty()) {
+      all.rows.resize(layout_.rows);
+      std::iota(all.rows.begin(), all.rows.end(), 0);
     }
-    RoundWithFeedback(in_.factor, rows, columns, w.data(),
-                      [&](int64_t column, const float* target, float* rounded) {
-                        const int64_t c = cluster_of_member_[column];
-                        const int64_t begin = layout_.cluster_begin(c), n = layout_.members_in(c);
-                        for (int64_t r = 0; r < rows; ++r) {
-                          const int64_t group = c * lines_ + first + r;
-                          const int depth = packed_.depth[group];
-                          rounded[r] = 0;
-                          if (depth == 0) continue;
-                          const float scale = packed_.scale[group];
-                          const uint8_t code = in_.tables->Encode(depth, target[r] / scale);
-                          codes_[begin * lines_ + (first + r) * n + place[column] - begin] = code;
-                          rounded[r] = scale * in_.tables->table[depth][code];
-                        }
-                      });
+    const FeedbackInput feedback{
+        .w = in_.w,
+        .rows = layout_.rows,
+        .columns = columns,
+        .inputs = in_.inputs,
+        .blocks = in_.blocks.empty() ? std::span<const RowBlock>(&all, 1) : in_.blocks};
+    RoundWithFeedback(feedback, pool_, [&](const ColumnTile& tile, float* target, float* rounded) {
+      const int64_t c = cluster[tile.column];
+      const int64_t begin = layout_.cluster_begin(c), n = layout_.members_in(c);
+      RoundRows(tile, target, rounded, [&](int64_t r, float t) {
+        const int64_t group = c * lines_ + tile.row[r];
+        const int depth = packed_.depth[group];
+        if (depth == 0) return 0.0f;
+        const float scale = packed_.scale[group];
+        const uint8_t code = in_.tables->Encode(depth, t / scale);
+        codes_[begin * lines_ + tile.row[r] * n + place[tile.column] - begin] = code;
+        return scale * in_.tables->table[depth][code];
+      });
+    });
   }
 
   const CodecInput in_;
   const GroupLayout& layout_;
   const int64_t lines_;
+  ThreadPool& pool_;
   PackedMatrix packed_;
   std::vector<uint8_t> codes_;  // as PackCodes takes them
-  std::vector<int32_t> cluster_of_member_;
 };
 
 }  // namespace
 
-std::unique_ptr<LayerCoder> MakeLloydCoder(const CodecInput& input) {
-  return std::make_unique<LloydCoder>(input);
+PackedMatrix CodeLloyd(const CodecInput& input, ThreadPool& pool) {
+  return LloydCoder(input, pool).Run();
 }
 
 }  // namespace cvxq

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "base/thread_pool.h"
@@ -21,16 +22,11 @@ namespace {
 constexpr int kSteps = 4;
 
 enum class Codec { kLloyd, kCompanded };
-using Maker = std::unique_ptr<LayerCoder> (*)(const CodecInput&);
 
 const LevelTables& Tables(Codec codec) {
   static const LevelTables lloyd = LloydMaxTables(2), companded = CompanderTables();
   return codec == Codec::kLloyd ? lloyd : companded;
 }
-Maker MakerOf(Codec codec) {
-  return codec == Codec::kLloyd ? &MakeLloydCoder : &MakeCompandedCoder;
-}
-
 struct Linear {
   std::vector<float> w;
   GroupLayout layout;
@@ -51,13 +47,17 @@ Linear RandomLinear(int64_t rows, int64_t columns, Partition partition, int64_t 
 }
 
 CodecInput Input(Codec codec, const Linear& linear, const CurvatureFactor* factor = nullptr) {
-  return {linear.w.data(), &linear.layout, &linear.depth, factor, &Tables(codec), kSteps};
+  return {.w = linear.w.data(),
+          .layout = &linear.layout,
+          .depth = &linear.depth,
+          .inputs = factor,
+          .tables = &Tables(codec),
+          .scale_steps = kSteps};
 }
 
-PackedMatrix Code(Codec codec, const CodecInput& input) {
-  const std::unique_ptr<LayerCoder> coder = MakerOf(codec)(input);
-  for (int64_t i = 0; i < coder->slabs(); ++i) coder->CodeSlab(i);
-  return coder->Finish();
+PackedMatrix Code(Codec codec, const CodecInput& input, int threads = 1) {
+  ThreadPool pool(threads);
+  return codec == Codec::kLloyd ? CodeLloyd(input, pool) : CodeCompanded(input, pool);
 }
 
 int64_t GroupOf(const GroupLayout& layout, const std::vector<int32_t>& cluster, int64_t row,
@@ -121,51 +121,75 @@ TEST(Codecs, PackedMatricesAreSoundForAllShapes) {
   }
 }
 
-TEST(Codecs, SlabsInAnyOrderGiveTheSameBytes) {
-  constexpr int64_t kRows = 150, kN = 70;
+// L_O of random outputs for the rows in the order of the layout's members, in blocks of `size`.
+std::vector<RowBlock> Blocks(const GroupLayout& layout, int64_t size, bool lower) {
+  std::vector<RowBlock> blocks;
+  for (int64_t first = 0; first < layout.rows; first += size) {
+    RowBlock& block = blocks.emplace_back();
+    const int64_t n = std::min(size, layout.rows - first);
+    for (int64_t i = first; i < first + n; ++i) {
+      block.rows.push_back(layout.partition == Partition::kColumns ? layout.members[i]
+                                                                   : static_cast<int32_t>(i));
+    }
+    if (!lower) continue;
+    std::vector<int32_t> order(n);
+    std::iota(order.begin(), order.end(), 0);
+    block.lower = FactorInOrder(CorrelatedMoments(n, 3 * n, n), order, 0.2)->lower;
+  }
+  return blocks;
+}
+
+TEST(Codecs, AnyNumberOfThreadsGivesTheSameBytes) {
+  constexpr int64_t kRows = 150, kN = 170;
   const CurvatureFactor factor = *FactorCurvature(CorrelatedMoments(kN, 300, 2), kN, 0.01);
   for (const Codec codec : kCodecs) {
     for (const Partition partition : kPartitions) {
-      const Linear linear = RandomLinear(kRows, kN, partition, 16, 2);
-      const CodecInput input = Input(codec, linear, &factor);
-      const auto forward = SerializePackedMatrix(Code(codec, input), kSteps, 0);
-      std::unique_ptr<LayerCoder> coder = MakerOf(codec)(input);
-      ASSERT_GT(coder->slabs(), 1);
-      for (int64_t i = coder->slabs() - 1; i >= 0; --i) coder->CodeSlab(i);
-      EXPECT_EQ(SerializePackedMatrix(coder->Finish(), kSteps, 0), forward);
-      coder = MakerOf(codec)(input);
-      ThreadPool pool(3);
-      pool.ParallelFor(coder->slabs(), [&](int64_t i) { coder->CodeSlab(i); });
-      EXPECT_EQ(SerializePackedMatrix(coder->Finish(), kSteps, 0), forward);
+      for (const int64_t block : {0, 48, 150}) {
+        const Linear linear = RandomLinear(kRows, kN, partition, 16, 2);
+        CodecInput input = Input(codec, linear, &factor);
+        const std::vector<RowBlock> blocks =
+            block > 0 ? Blocks(linear.layout, block, true) : std::vector<RowBlock>();
+        input.blocks = blocks;
+        const auto one = SerializePackedMatrix(Code(codec, input), kSteps, 0);
+        for (const int threads : {2, 5}) {
+          EXPECT_EQ(SerializePackedMatrix(Code(codec, input, threads), kSteps, 0), one);
+        }
+      }
     }
   }
 }
 
-// Replays a slab of rows [first row of the list] with the decoded values in place of rounding.
-void ExpectNearestToTargets(const Linear& linear, const CurvatureFactor* factor,
-                            const PackedMatrix& packed, const std::vector<int32_t>& rows) {
+// Replays the rounding with the decoded values.
+void ExpectNearestToTargets(const Linear& linear, const CodecInput& input,
+                            const PackedMatrix& packed) {
   const std::vector<float> decoded = Decode(packed);
   const std::vector<int32_t> cluster = linear.layout.ClusterOfMember();
-  const int64_t n = linear.layout.columns, count = static_cast<int64_t>(rows.size());
-  std::vector<float> w(count * n);
-  for (int64_t c = 0; c < n; ++c) {
-    for (int64_t r = 0; r < count; ++r) w[c * count + r] = linear.w[rows[r] * n + c];
-  }
+  const int64_t n = linear.layout.columns;
+  const std::vector<RowBlock> plain = Blocks(linear.layout, linear.layout.rows, false);
+  const bool by_columns = linear.layout.partition == Partition::kColumns;
+  const FeedbackInput feedback{.w = linear.w.data(),
+                               .rows = linear.layout.rows,
+                               .columns = n,
+                               .inputs = input.inputs,
+                               .blocks = input.blocks.empty() ? plain : input.blocks,
+                               .tile_rows = by_columns ? linear.layout.cluster_size : 64};
   int wrong = 0;
-  RoundWithFeedback(factor, count, n, w.data(), [&](int64_t c, const float* target, float* out) {
-    for (int64_t r = 0; r < count; ++r) {
-      out[r] = decoded[rows[r] * n + c];
-      const int64_t group = GroupOf(linear.layout, cluster, rows[r], c);
+  ThreadPool pool(1);
+  RoundWithFeedback(feedback, pool, [&](const ColumnTile& tile, float* target, float* out) {
+    RoundRows(tile, target, out, [&](int64_t r, float t) {
+      const int64_t group = GroupOf(linear.layout, cluster, tile.row[r], tile.column);
       float nearest = 0;
       if (packed.depth[group] > 0) {
         nearest = INFINITY;
         for (const float level : packed.table[packed.depth[group]]) {
           const float value = packed.scale[group] * level;
-          if (std::abs(value - target[r]) < std::abs(nearest - target[r])) nearest = value;
+          if (std::abs(value - t) < std::abs(nearest - t)) nearest = value;
         }
       }
-      wrong += std::abs(out[r] - target[r]) > std::abs(nearest - target[r]) + 1e-5f;
-    }
+      const float value = decoded[tile.row[r] * n + tile.column];
+      wrong += std::abs(value - t) > std::abs(nearest - t) + 1e-5f;
+      return value;
+    });
   });
   EXPECT_EQ(wrong, 0);
 }
@@ -176,16 +200,14 @@ TEST(Lloyd, DecodedValuesAreNearestToTheTargetsOfFeedback) {
   for (const CurvatureFactor* feedback : {static_cast<const CurvatureFactor*>(nullptr), &factor}) {
     for (const Partition partition : kPartitions) {
       const Linear linear = RandomLinear(kRows, kN, partition, 32, 3);
-      const PackedMatrix packed = Code(Codec::kLloyd, Input(Codec::kLloyd, linear, feedback));
-      ExpectSound(packed, linear, Codec::kLloyd);
-      const int64_t slab = partition == Partition::kColumns ? 32 : 64;
-      for (int64_t first = 0; first < kRows; first += slab) {
-        std::vector<int32_t> rows;
-        for (int64_t r = first; r < std::min(kRows, first + slab); ++r) {
-          rows.push_back(partition == Partition::kColumns ? packed.members[r]
-                                                          : static_cast<int32_t>(r));
-        }
-        ExpectNearestToTargets(linear, feedback, packed, rows);
+      for (const int64_t block : {0, 64, 150}) {
+        CodecInput input = Input(Codec::kLloyd, linear, feedback);
+        const std::vector<RowBlock> blocks =
+            block > 0 ? Blocks(linear.layout, block, true) : std::vector<RowBlock>();
+        input.blocks = blocks;
+        const PackedMatrix packed = Code(Codec::kLloyd, input);
+        ExpectSound(packed, linear, Codec::kLloyd);
+        ExpectNearestToTargets(linear, input, packed);
       }
     }
   }
