@@ -4,6 +4,7 @@
 //
 //   bench_matvec [--json] [--seconds S]
 //
+// Scaled weights take a byte each in memory, so 2 is the most they can reach.
 // Packed products may round factors to BF16 (packed_weight.h), but for those "in float".
 //
 // Several matrices take turns, so that each comes from memory and not from a cache. The ratio is
@@ -36,7 +37,9 @@
 #include "base/thread_pool.h"
 #include "dnnl.hpp"
 #include "kernels/cpu/packed_weight.h"
+#include "kernels/cpu/scaled_weight.h"
 #include "kernels/packed_matrix.h"
+#include "kernels/scaled_matrix.h"
 #include "tensor/dtype.h"
 
 namespace cvxq {
@@ -195,6 +198,38 @@ class Bench {
     }
   }
 
+  // Codes of one byte each, as `entropy` decodes them; the bytes do not depend on the bits.
+  void RunScaled(const std::vector<int>& batches) {
+    std::vector<std::unique_ptr<CpuScaledWeight>> weights;
+    while (static_cast<int64_t>(weights.size()) * kWeights < kRotationBytes) {
+      const uint64_t key = 10 * weights.size();
+      auto matrix = std::make_shared<ScaledMatrix>();
+      matrix->rows = kRows;
+      matrix->columns = kColumns;
+      matrix->codes.resize(kWeights);
+      for (int64_t i = 0; i < kWeights; ++i) {
+        matrix->codes[i] = static_cast<int8_t>(RandomBits(key, i) % 15) - 7;
+      }
+      matrix->row_scale.assign(kRows, 0.01f);
+      matrix->column_scale.assign(kColumns, 1);
+      weights.push_back(
+          std::make_unique<CpuScaledWeight>(std::move(matrix), DType::kF32, BestVectorLevel()));
+    }
+    const auto rotation = static_cast<int64_t>(weights.size());
+    const std::string name = "scaled, 8 bit codes";
+    for (int threads : threads_) {
+      ThreadPool pool(threads);
+      for (int batch : batches) {
+        Add({name, threads, batch, 0, kWeights}, rotation, [&](int64_t i) {
+          ScaledProduct(*weights[i], x_.data(), batch, nullptr, y_.data(), pool);
+        });
+      }
+      std::vector<uint16_t> w(kWeights);
+      Add({name + ", unpack to bf16", threads, 0, 0, 3 * kWeights}, rotation,
+          [&](int64_t i) { UnpackToBF16(*weights[i], 0, kRows, w.data(), pool); });
+    }
+  }
+
   void Print(bool json) const {
     // The fastest BF16 product by (threads, batch).
     std::map<std::pair<int, int>, double> best;
@@ -302,6 +337,7 @@ int Main(int argc, char** argv) {
   if (AvailableProcessors() > 1) threads.push_back(AvailableProcessors());
   Bench bench(seconds, threads);
   bench.RunBf16();
+  bench.RunScaled({1, 2, 4, 8});
   bench.RunPacked({"3 bit, clusters of 256", {3}, 256}, {1});
   bench.RunPacked({"3 bit, clusters of 64", {3}, 64}, {1});
   bench.RunPacked({"3 bit, 256, in float", {3}, 256}, {1}, DType::kF32);

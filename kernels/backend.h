@@ -29,6 +29,7 @@
 
 #include "base/status.h"
 #include "kernels/packed_matrix.h"
+#include "kernels/scaled_matrix.h"
 #include "tensor/tensor.h"
 
 namespace cvxq {
@@ -54,7 +55,7 @@ struct Tensor {
   Tensor Rows(int64_t begin, int64_t end) const;
 };
 
-// A packed matrix in the layout a backend computes from; made by ImportPacked.
+// A packed or scaled matrix in the layout a backend computes from; made by ImportPacked.
 class PackedWeight {
  public:
   virtual ~PackedWeight() = default;
@@ -106,11 +107,15 @@ class Backend {
 
   // With BF16 as `compute`, PackedLinear may round factors to BF16 as Linear does.
   virtual std::shared_ptr<PackedWeight> ImportPacked(const PackedMatrix& matrix, DType compute) = 0;
+  // The same for a scaled matrix, whose codes a backend in host memory uses where they are.
+  virtual std::shared_ptr<PackedWeight> ImportPacked(std::shared_ptr<const ScaledMatrix> matrix,
+                                                     DType compute) = 0;
   // As Linear with a packed W; x is float. Few rows (n <= 8) are computed straight from the codes,
   // more rows through Unpack by tiles.
   virtual void PackedLinear(const Tensor& x, const PackedWeight& w, const Tensor& bias,
                             Tensor y) = 0;
-  // w[M,N] (compute) = the decoded matrix, exact to the bit (packed_matrix.h).
+  // w[M,N] (compute) = the decoded matrix, exact to the bit (packed_matrix.h, scaled_matrix.h); in
+  // BF16 rounded once.
   virtual void Unpack(const PackedWeight& packed, Tensor w) = 0;
 
   // --- statistics ---

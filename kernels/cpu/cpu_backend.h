@@ -15,6 +15,8 @@
 
 namespace cvxq {
 
+struct CpuScaledWeight;
+
 // What the code may use of the machine; tests choose less than there is.
 struct CpuFeatures {
   VectorLevel level = BestVectorLevel();
@@ -34,6 +36,8 @@ class CpuBackend : public HostBackend {
   void Linear(const Tensor& x, const Tensor& w, const Tensor& bias, Tensor y) override;
   void LinearBackward(const Tensor& gy, const Tensor& w, Tensor gx, bool accumulate) override;
   std::shared_ptr<PackedWeight> ImportPacked(const PackedMatrix& matrix, DType compute) override;
+  std::shared_ptr<PackedWeight> ImportPacked(std::shared_ptr<const ScaledMatrix> matrix,
+                                             DType compute) override;
   void PackedLinear(const Tensor& x, const PackedWeight& w, const Tensor& bias, Tensor y) override;
   void Unpack(const PackedWeight& packed, Tensor w) override;
 
@@ -79,6 +83,12 @@ class CpuBackend : public HostBackend {
   // which are converted where y asks for it.
   void ParallelStore(const Tensor& y,
                      const std::function<void(int64_t begin, int64_t end, float* out)>& body);
+  // y[:, begin..end) = x w^T + bias for the rows [begin, end) of a matrix, which `w` points to, of
+  // the dtype of x [n, N]; y [n, M] and bias [M] (or empty) are whole.
+  void MultiplyRows(const Tensor& x, const std::byte* w, int64_t begin, int64_t end,
+                    const Tensor& bias, const Tensor& y);
+  // As PackedLinear.
+  void ScaledLinear(const Tensor& x, const CpuScaledWeight& w, const Tensor& bias, const Tensor& y);
   // h[i.., j..] += x^T x for one square of columns [begin, end) as tasks on upper tiles.
   void AddSquareSecondMoment(const Tensor& x, int64_t begin, int64_t end, float* h, int64_t stride);
   // x itself where it has the dtype, else a converted copy.

@@ -3,13 +3,11 @@
 #include "kernels/cpu/cpu_backend.h"
 
 namespace cvxq {
+
 void CpuBackend::Linear(const Tensor& x, const Tensor& w, const Tensor& bias, Tensor y) {
   if (failed()) return;
   contract::Linear(x, w, bias, y);
   const int64_t n = x.shape[0], M = w.shape[0], N = w.shape[1];
-  const Product product{
-      .m = n, .n = M, .k = N, .transpose_b = true, .lda = N, .ldb = N, .ldc = M, .dtype = x.dtype};
-  const std::byte *a = ConstHostData<std::byte>(x), *b = ConstHostData<std::byte>(w);
   const float* bias_data = bias.empty() ? nullptr : ConstHostData<float>(bias);
   float* c = HostData<float>(y);
   if (n <= kMostDots) {
@@ -33,10 +31,27 @@ void CpuBackend::Linear(const Tensor& x, const Tensor& w, const Tensor& bias, Te
     });
     return;
   }
-  const TileGrid grid(n, M);
+  MultiplyRows(x, ConstHostData<std::byte>(w), 0, M, bias, y);
+}
+
+void CpuBackend::MultiplyRows(const Tensor& x, const std::byte* w, int64_t begin, int64_t end,
+                              const Tensor& bias, const Tensor& y) {
+  const int64_t n = x.shape[0], N = x.shape[1], M = y.shape[1];
+  const Product product{.m = n,
+                        .n = end - begin,
+                        .k = N,
+                        .transpose_b = true,
+                        .lda = N,
+                        .ldb = N,
+                        .ldc = M,
+                        .dtype = x.dtype};
+  const std::byte* a = ConstHostData<std::byte>(x);
+  const float* bias_data = bias.empty() ? nullptr : ConstHostData<float>(bias) + begin;
+  float* c = HostData<float>(y) + begin;
+  const TileGrid grid(n, end - begin);
   pool_.ParallelFor(grid.count(), [&](int64_t i) {
     const Tile tile = grid[i];
-    MultiplyTile(products_, product, tile, a, b, c);
+    MultiplyTile(products_, product, tile, a, w, c);
     for (int64_t row = tile.row; bias_data != nullptr && row < tile.row + tile.rows; ++row) {
       ops_.add_scaled(1, bias_data + tile.column, c + row * M + tile.column, tile.columns);
     }

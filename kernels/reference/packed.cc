@@ -1,4 +1,4 @@
-// Packed linears: the matrix is decoded at import.
+// Packed and scaled linears: the matrix is decoded at import.
 #include <vector>
 
 #include "kernels/contract.h"
@@ -12,14 +12,23 @@ struct DecodedWeight : PackedWeight {
   std::vector<float> w;  // [M, N]
 };
 
-}  // namespace
-
-std::shared_ptr<PackedWeight> ReferenceBackend::ImportPacked(const PackedMatrix& matrix, DType) {
+std::shared_ptr<PackedWeight> DecodeWeight(const auto& matrix) {
   auto weight = std::make_shared<DecodedWeight>();
   weight->rows = matrix.rows;
   weight->columns = matrix.columns;
   weight->w = Decode(matrix);
   return weight;
+}
+
+}  // namespace
+
+std::shared_ptr<PackedWeight> ReferenceBackend::ImportPacked(const PackedMatrix& matrix, DType) {
+  return DecodeWeight(matrix);
+}
+
+std::shared_ptr<PackedWeight> ReferenceBackend::ImportPacked(
+    std::shared_ptr<const ScaledMatrix> matrix, DType) {
+  return DecodeWeight(*matrix);
 }
 
 void ReferenceBackend::PackedLinear(const Tensor& x, const PackedWeight& w, const Tensor& bias,

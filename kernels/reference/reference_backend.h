@@ -22,6 +22,8 @@ class ReferenceBackend : public HostBackend {
   void Linear(const Tensor& x, const Tensor& w, const Tensor& bias, Tensor y) override;
   void LinearBackward(const Tensor& gy, const Tensor& w, Tensor gx, bool accumulate) override;
   std::shared_ptr<PackedWeight> ImportPacked(const PackedMatrix& matrix, DType compute) override;
+  std::shared_ptr<PackedWeight> ImportPacked(std::shared_ptr<const ScaledMatrix> matrix,
+                                             DType compute) override;
   void PackedLinear(const Tensor& x, const PackedWeight& w, const Tensor& bias, Tensor y) override;
   void Unpack(const PackedWeight& packed, Tensor w) override;
 

@@ -14,6 +14,7 @@
 #include "kernels/backend.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "tests/kernels/backend_testing.h"
+#include "tests/kernels/scaled_test_matrix.h"
 
 namespace cvxq {
 namespace {
@@ -98,6 +99,23 @@ Case UnpackCase() {
             b.Unpack(*weight, w);
             return {w};
           }};
+}
+
+Case ScaledLinearCase(int64_t n) {
+  return {"ScaledLinear_" + std::to_string(n),
+          [=](Backend& b, DType compute) -> Outputs {
+            const int64_t M = 37, N = 70;
+            const auto matrix =
+                std::make_shared<const ScaledMatrix>(RandomScaledMatrix(M, N, 50, 6));
+            const std::shared_ptr<PackedWeight> weight = b.ImportPacked(matrix, compute);
+            const Tensor x = RandomTensor(b, DType::kF32, {n, N}, 1),
+                         bias = RandomTensor(b, DType::kF32, {M}, 2),
+                         y = b.Allocate(DType::kF32, {n, M}), w = b.Allocate(compute, {M, N});
+            b.PackedLinear(x, *weight, bias, y);
+            b.Unpack(*weight, w);
+            return {y, w};
+          },
+          1e-5, kBf16Output};
 }
 
 // --- statistics ---
@@ -308,6 +326,9 @@ std::vector<Case> AllCases() {
       PackedLinearCase(1),
       PackedLinearCase(7),
       PackedLinearCase(33),
+      ScaledLinearCase(1),
+      ScaledLinearCase(7),
+      ScaledLinearCase(33),
       UnpackCase(),
       SecondMomentCase(7, 1, 1),
       SecondMomentCase(33, 130, 32),
