@@ -33,8 +33,10 @@ cvxq_embed(cvxq_pipeline cvxq_calibration_text "${CMAKE_SOURCE_DIR}/examples/tex
 # A file named *_avx2.cc, *_avx512.cc or *_avx512bf16.cc is compiled for that instruction set and called only
 # after a check at run time. Such files keep everything in an unnamed namespace and include no
 # header with inline functions, so that no code of theirs is linked into the common path.
-file(GLOB avx2_sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/kernels/cpu/*_avx2.cc")
-file(GLOB avx512_sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/kernels/cpu/*_avx512.cc")
+file(GLOB avx2_sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/kernels/cpu/*_avx2.cc"
+     "${CMAKE_SOURCE_DIR}/quant/*_avx2.cc")
+file(GLOB avx512_sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/kernels/cpu/*_avx512.cc"
+     "${CMAKE_SOURCE_DIR}/quant/*_avx512.cc")
 set_source_files_properties(${avx2_sources} PROPERTIES COMPILE_OPTIONS
                             "-march=x86-64-v3;-O3")
 set_source_files_properties(${avx512_sources} PROPERTIES COMPILE_OPTIONS
