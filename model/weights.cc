@@ -1,6 +1,10 @@
 #include "model/weights.h"
 
 #include <cstring>
+#include <variant>
+#include <vector>
+
+#include "model/layers.h"
 
 namespace cvxq {
 namespace {
@@ -97,21 +101,40 @@ bool HasBias(const WeightSource& source, const ArchSpec& spec, const std::string
   return spec.bias[static_cast<int>(id)] || source.Dense(name + ".bias").data != nullptr;
 }
 
+// Hands a quantised matrix to the backend; adds the bytes that it takes.
+void ImportCodes(const std::shared_ptr<const LinearCodes>& codes, DType compute, Backend& backend,
+                 LinearWeight& linear, int64_t& bytes) {
+  if (const auto* packed = std::get_if<PackedMatrix>(codes.get())) {
+    linear.packed = backend.ImportPacked(*packed, compute);
+    bytes += packed->codes.size() + packed->depth.size() +
+             sizeof(float) * (packed->scale.size() + packed->mean.size());
+  } else if (const auto* scaled = std::get_if<ScaledMatrix>(codes.get())) {
+    linear.packed =
+        backend.ImportPacked(std::shared_ptr<const ScaledMatrix>(codes, scaled), compute);
+    bytes += scaled->codes.size() + sizeof(ScaledOutlier) * scaled->outliers.size() +
+             sizeof(float) * (scaled->row_scale.size() + scaled->column_scale.size());
+  } else {
+    const std::vector<float> w = Decode(*codes);
+    const Tensor decoded = backend.Allocate(DType::kF32, {RowsOf(*codes), ColumnsOf(*codes)});
+    backend.Upload(w.data(), decoded);
+    linear.dense = ToCompute(decoded, compute, backend);
+    bytes += linear.dense.bytes();
+  }
+}
+
 StatusOr<LinearWeight> LoadLinear(const WeightSource& source, const ArchSpec& spec, int64_t index,
                                   LinearId id, DType compute, Backend& backend, int64_t& bytes) {
   const std::string name = spec.LinearName(index, id);
   const int64_t M = spec.rows(id), N = spec.columns(id);
   LinearWeight linear;
   if (source.IsPacked(name)) {
-    CVXQ_ASSIGN_OR_RETURN(const auto packed, source.Packed(name));
-    if (packed->rows != M || packed->columns != N) {
-      return Broken(name,
-                    absl::StrCat("is packed as ", Shape{packed->rows, packed->columns}.ToString(),
-                                 ", but the config asks for ", Shape{M, N}.ToString()));
+    CVXQ_ASSIGN_OR_RETURN(const auto codes, source.Packed(name));
+    const Shape shape{RowsOf(*codes), ColumnsOf(*codes)}, expected{M, N};
+    if (shape != expected) {
+      return Broken(name, absl::StrCat("is packed as ", shape.ToString(),
+                                       ", but the config asks for ", expected.ToString()));
     }
-    linear.packed = backend.ImportPacked(*packed, compute);
-    bytes += packed->codes.size() + packed->depth.size() +
-             sizeof(float) * (packed->scale.size() + packed->mean.size());
+    ImportCodes(codes, compute, backend, linear, bytes);
   } else {
     CVXQ_ASSIGN_OR_RETURN(linear.dense,
                           LoadTensor(source, name + ".weight", {M, N}, compute, backend));
@@ -132,8 +155,8 @@ HostTensor DenseWeights::Dense(const std::string& name) const {
   return found != nullptr ? *found : HostTensor{};
 }
 
-StatusOr<std::shared_ptr<const PackedMatrix>> DenseWeights::Packed(const std::string&) const {
-  return std::shared_ptr<const PackedMatrix>();
+StatusOr<std::shared_ptr<const LinearCodes>> DenseWeights::Packed(const std::string&) const {
+  return std::shared_ptr<const LinearCodes>();
 }
 
 bool DenseWeights::IsPacked(const std::string&) const { return false; }

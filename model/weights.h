@@ -1,4 +1,4 @@
-// Where a model's weights come from: a dense checkpoint or a packed one.
+// Where a model's weights come from: a dense checkpoint or a quantised one.
 #ifndef CVXQ_MODEL_WEIGHTS_H_
 #define CVXQ_MODEL_WEIGHTS_H_
 
@@ -9,6 +9,7 @@
 
 #include "base/status.h"
 #include "kernels/backend.h"
+#include "kernels/linear_codes.h"
 #include "model/arch_spec.h"
 #include "storage/checkpoint.h"
 #include "tensor/tensor.h"
@@ -24,8 +25,8 @@ class WeightSource {
   virtual HostTensor Dense(const std::string& name) const = 0;
   // Whether Packed gives a matrix, without reading it.
   virtual bool IsPacked(const std::string& linear) const = 0;
-  // The packed matrix of a linear ("….q_proj", without ".weight"), or nullptr if it is dense.
-  virtual StatusOr<std::shared_ptr<const PackedMatrix>> Packed(const std::string& linear) const = 0;
+  // The quantised matrix of a linear ("….q_proj", without ".weight"), or nullptr if it is dense.
+  virtual StatusOr<std::shared_ptr<const LinearCodes>> Packed(const std::string& linear) const = 0;
   // The tensor will not be read for a while; its pages may be dropped.
   virtual void Release(const std::string& name) const = 0;
 };
@@ -37,7 +38,7 @@ class DenseWeights : public WeightSource {
       : checkpoint_(std::move(checkpoint)) {}
   HostTensor Dense(const std::string& name) const override;
   bool IsPacked(const std::string& linear) const override;
-  StatusOr<std::shared_ptr<const PackedMatrix>> Packed(const std::string& linear) const override;
+  StatusOr<std::shared_ptr<const LinearCodes>> Packed(const std::string& linear) const override;
   void Release(const std::string& name) const override;
 
  private:
@@ -49,6 +50,7 @@ class DenseWeights : public WeightSource {
 void AdaptNames(const WeightSource& source, ArchSpec& spec);
 
 // One linear as the block code uses it: exactly one of dense and packed is set.
+// (Matrices in the affine form become dense ones.)
 struct LinearWeight {
   Tensor dense;  // [M, N] compute
   std::shared_ptr<PackedWeight> packed;
@@ -77,7 +79,7 @@ StatusOr<NormWeight> LoadNorm(const WeightSource& source, const std::string& nam
                               const Shape& shape, bool weight, bool bias, Backend& backend);
 
 // Whether every tensor of block `index` is there with its shape, without reading the data. (The
-// shape of a packed matrix is checked when it is read.)
+// shape of a quantised matrix is checked when it is read.)
 Status CheckBlock(const WeightSource& source, const ArchSpec& spec, int64_t index);
 
 // Tells the source that the tensors of block `index` will not be read for a while.

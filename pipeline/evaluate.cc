@@ -106,7 +106,7 @@ StatusOr<EvaluateReport> Evaluate(const EvaluateOptions& options, Progress& prog
   const auto start = std::chrono::steady_clock::now();
   if (options.texts.empty()) return absl::InvalidArgumentError("give at least one --text");
   if (options.seq_len < 2) return absl::InvalidArgumentError("--seq-len must be at least 2");
-  CVXQ_ASSIGN_OR_RETURN(const ModelFiles files, OpenModel(options.model));
+  CVXQ_ASSIGN_OR_RETURN(const ModelFiles files, OpenModel(options.model, options.threads));
   CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<const Tokenizer> tokenizer,
                         Tokenizer::Load(options.model));
   const std::unique_ptr<Backend> backend =
@@ -118,7 +118,7 @@ StatusOr<EvaluateReport> Evaluate(const EvaluateOptions& options, Progress& prog
   ModelFiles reference_files;
   std::unique_ptr<Model> reference;
   if (options.reference) {
-    CVXQ_ASSIGN_OR_RETURN(reference_files, OpenModel(*options.reference));
+    CVXQ_ASSIGN_OR_RETURN(reference_files, OpenModel(*options.reference, options.threads));
     CVXQ_RETURN_IF_ERROR(CheckSameTokens(files, reference_files));
     CVXQ_ASSIGN_OR_RETURN(
         reference, Model::Load(reference_files.spec, *reference_files.weights, memory, *backend));

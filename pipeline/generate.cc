@@ -95,7 +95,7 @@ int32_t SampleToken(std::span<const float> logits, double temperature, double to
 StatusOr<GenerateReport> Generate(const GenerateOptions& options,
                                   const std::function<void(std::string_view)>& emit) {
   CVXQ_RETURN_IF_ERROR(CheckOptions(options));
-  CVXQ_ASSIGN_OR_RETURN(const ModelFiles files, OpenModel(options.model));
+  CVXQ_ASSIGN_OR_RETURN(const ModelFiles files, OpenModel(options.model, options.threads));
   CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<const Tokenizer> tokenizer,
                         Tokenizer::Load(options.model));
   std::vector<int32_t> prompt = tokenizer->Encode(options.prompt, /*add_special_tokens=*/false);

@@ -5,45 +5,80 @@
 #include <map>
 #include <numeric>
 #include <set>
+#include <utility>
+#include <variant>
 
 #include "absl/strings/str_format.h"
 #include "base/size.h"
 #include "pipeline/model_files.h"
+#include "quant/affine_format.h"
 #include "storage/safetensors.h"
 
 namespace cvxq {
 namespace {
 
-InspectLinear InspectMatrix(const std::string& name, const PackedMatrix& matrix, int64_t bytes) {
-  InspectLinear linear{
-      .name = name, .rows = matrix.rows, .columns = matrix.columns, .bytes = bytes};
-  const double weights = static_cast<double>(matrix.rows * matrix.columns);
+// What each form tells of itself; sets all but name, form, shape and bytes.
+void InspectMatrix(const PackedMatrix& matrix, InspectLinear& linear) {
   for (size_t g = 0; g < matrix.depth.size(); ++g) {
     const int64_t c = static_cast<int64_t>(g) / matrix.line_count();
     linear.depth_histogram[matrix.depth[g]] += matrix.cluster_end(c) - matrix.cluster_begin(c);
   }
-  linear.bits_per_weight = 8.0 * static_cast<double>(bytes) / weights;
-  linear.nominal_bits_per_weight = 8.0 * static_cast<double>(matrix.codes.size()) / weights;
+  const double weights = static_cast<double>(matrix.rows * matrix.columns);
+  linear.code_bytes = static_cast<int64_t>(matrix.codes.size());
   linear.zero_fraction = static_cast<double>(linear.depth_histogram[0]) / weights;
+}
+
+void InspectMatrix(const ScaledMatrix& matrix, InspectLinear& linear) {
+  const auto zeros = std::count(matrix.codes.begin(), matrix.codes.end(), 0) -
+                     static_cast<int64_t>(matrix.outliers.size());  // which have no code
+  linear.code_bytes = linear.bytes;
+  linear.zero_fraction =
+      static_cast<double>(zeros) / static_cast<double>(matrix.rows * matrix.columns);
+}
+
+void InspectMatrix(const AffineMatrix& matrix, InspectLinear& linear) {
+  const double weights = static_cast<double>(matrix.rows * matrix.columns);
+  const std::vector<float> w = Decode(matrix);
+  linear.code_bytes = CodeBytes(matrix);
+  linear.zero_fraction = static_cast<double>(std::count(w.begin(), w.end(), 0.0f)) / weights;
+  linear.width = matrix.bits;
+  linear.group = matrix.group;
+  linear.kept_columns = static_cast<int64_t>(matrix.kept_columns.size());
+}
+
+InspectLinear InspectCodes(const std::string& name, const LinearCodes& codes, int64_t bytes) {
+  InspectLinear linear{.name = name,
+                       .form = static_cast<LinearForm>(codes.index()),
+                       .rows = RowsOf(codes),
+                       .columns = ColumnsOf(codes),
+                       .bytes = bytes};
+  std::visit([&](const auto& matrix) { InspectMatrix(matrix, linear); }, codes);
+  const double weights = static_cast<double>(linear.rows * linear.columns);
+  linear.bits_per_weight = 8.0 * static_cast<double>(bytes) / weights;
+  linear.nominal_bits_per_weight = 8.0 * static_cast<double>(linear.code_bytes) / weights;
   return linear;
 }
 
+// "packed": the ending of the form's tensors without its dot.
+std::string FormName(LinearForm form) {
+  return std::string(kFormSuffixes[static_cast<size_t>(form)].substr(1));
+}
+
 // The bytes that are there for the quantised matrices, as PackedWriter counts them: by how much the
-// file would shrink without them, the tables, and the biases that bias correction added.
+// file would shrink without them, what they share, and the biases that bias correction added.
 int64_t PackedBytes(const ModelFiles& files) {
-  std::set<std::string> added = {std::string(kTablesName)};
+  std::set<std::string> new_biases;
   for (int64_t block = 0; block < files.spec.layers; ++block) {
     for (const LinearId id : files.spec.linears()) {
-      const std::string linear = files.spec.LinearName(block, id);
-      added.insert(linear + std::string(kPackedSuffix));
-      if (!files.spec.bias[static_cast<int>(id)]) added.insert(linear + ".bias");
+      if (files.spec.bias[static_cast<int>(id)]) continue;
+      new_biases.insert(files.spec.LinearName(block, id) + ".bias");
     }
   }
   std::vector<TensorEntry> all, rest;
   for (const std::string& name : files.checkpoint->names()) {
     const HostTensor& tensor = *files.checkpoint->Find(name);
     all.push_back({name, tensor.dtype, tensor.shape});
-    if (!added.contains(name)) rest.push_back(all.back());
+    if (!IsQuantizedTensor(name) && !new_biases.contains(name)) rest.push_back(all.back());
   }
   const std::map<std::string, std::string> metadata = {{"format", "pt"}};
   return SafetensorsFileSize(all, metadata) - SafetensorsFileSize(rest, metadata);
@@ -106,6 +141,49 @@ std::string DepthTable(const std::vector<InspectLinear>& linears) {
   return text;
 }
 
+std::string DepthHistogram(const std::vector<InspectLinear>& linears) {
+  std::array<int64_t, kMaxDepth + 1> histogram{};
+  for (const InspectLinear& linear : linears) {
+    for (int b = 0; b <= kMaxDepth; ++b) histogram[b] += linear.depth_histogram[b];
+  }
+  const int64_t total =
+      std::max<int64_t>(1, std::accumulate(histogram.begin(), histogram.end(), int64_t{0}));
+  const int64_t most = *std::max_element(histogram.begin(), histogram.end());
+  std::string text = "weights by bit depth\n";
+  for (int b = 0; b <= kMaxDepth; ++b) {
+    absl::StrAppendFormat(&text, "  %d  %6.2f %%  %s\n", b, 100.0 * histogram[b] / total,
+                          Bar(static_cast<double>(histogram[b]) / std::max<int64_t>(1, most), 48));
+  }
+  return text;
+}
+
+// What the linears in one form have in common; nothing where there are none.
+std::string FormText(LinearForm form, const std::vector<InspectLinear>& linears) {
+  int64_t count = 0, kept_columns = 0;
+  double weights = 0, zeros = 0;
+  std::set<std::pair<int, int64_t>> grids;  // affine: width and group
+  for (const InspectLinear& linear : linears) {
+    if (linear.form != form) continue;
+    const double size = static_cast<double>(linear.rows * linear.columns);
+    ++count;
+    kept_columns += linear.kept_columns;
+    weights += size;
+    zeros += linear.zero_fraction * size;
+    grids.emplace(linear.width, linear.group);
+  }
+  if (count == 0) return "";
+  std::string text = absl::StrFormat("%d linears in the %s form, %.2f %% of their weights zero",
+                                     count, FormName(form), 100 * zeros / weights);
+  if (form == LinearForm::kAffine) {
+    for (const auto& [width, group] : grids) {
+      absl::StrAppendFormat(&text, "; %d bits, groups of %d", width, group);
+    }
+    if (kept_columns > 0) absl::StrAppendFormat(&text, "; %d columns kept", kept_columns);
+  }
+  text += "\n";
+  return form == LinearForm::kPacked ? text + DepthHistogram(linears) : text;
+}
+
 }  // namespace
 
 StatusOr<InspectReport> Inspect(const std::string& model) {
@@ -120,21 +198,22 @@ StatusOr<InspectReport> Inspect(const std::string& model) {
   report.parameters = files.parameters();
   report.quantized_parameters = files.spec.quantized_parameters();
   std::map<std::string, int64_t> dtypes;
-  int64_t code_bits = 0, model_bytes = 0;
+  int64_t code_bytes = 0, model_bytes = 0;
   for (const std::string& name : files.checkpoint->names()) {
     const HostTensor& tensor = *files.checkpoint->Find(name);
-    if (files.packed && (name == kTablesName || name.ends_with(kPackedSuffix))) continue;
+    if (files.packed && IsQuantizedTensor(name)) continue;
     dtypes[std::string(Name(tensor.dtype))] += tensor.bytes();
   }
   for (int64_t block = 0; files.packed && block < files.spec.layers; ++block) {
     for (const LinearId id : files.spec.linears()) {
       const std::string linear = files.spec.LinearName(block, id);
-      CVXQ_ASSIGN_OR_RETURN(const std::shared_ptr<const PackedMatrix> matrix,
+      CVXQ_ASSIGN_OR_RETURN(const std::shared_ptr<const LinearCodes> codes,
                             files.weights->Packed(linear));
-      if (matrix == nullptr) continue;
-      const int64_t bytes = files.checkpoint->Find(linear + std::string(kPackedSuffix))->bytes();
-      report.linears.push_back(InspectMatrix(linear, *matrix, bytes));
-      code_bits += 8 * static_cast<int64_t>(matrix->codes.size());
+      if (codes == nullptr) continue;
+      const std::string suffix(kFormSuffixes[codes->index()]);
+      report.linears.push_back(
+          InspectCodes(linear, *codes, files.checkpoint->Find(linear + suffix)->bytes()));
+      code_bytes += report.linears.back().code_bytes;
     }
   }
   int64_t most = -1;
@@ -153,7 +232,7 @@ StatusOr<InspectReport> Inspect(const std::string& model) {
     const double weights = static_cast<double>(report.quantized_parameters);
     report.quantization_config = files.checkpoint->config()["quantization_config"];
     report.bits_per_weight = 8.0 * static_cast<double>(PackedBytes(files)) / weights;
-    report.nominal_bits_per_weight = static_cast<double>(code_bits) / weights;
+    report.nominal_bits_per_weight = 8.0 * static_cast<double>(code_bytes) / weights;
   }
   return report;
 }
@@ -173,14 +252,21 @@ nlohmann::ordered_json InspectReport::ToJson() const {
   json["quantization_config"] = quantization_config;
   json["linears"] = nlohmann::ordered_json::array();
   for (const InspectLinear& linear : linears) {
-    json["linears"].push_back({{"name", linear.name},
-                               {"rows", linear.rows},
-                               {"columns", linear.columns},
-                               {"bytes", linear.bytes},
-                               {"bits_per_weight", linear.bits_per_weight},
-                               {"nominal_bits_per_weight", linear.nominal_bits_per_weight},
-                               {"zero_fraction", linear.zero_fraction},
-                               {"depth_histogram", linear.depth_histogram}});
+    nlohmann::ordered_json entry = {{"name", linear.name},
+                                    {"form", FormName(linear.form)},
+                                    {"rows", linear.rows},
+                                    {"columns", linear.columns},
+                                    {"bytes", linear.bytes},
+                                    {"bits_per_weight", linear.bits_per_weight},
+                                    {"nominal_bits_per_weight", linear.nominal_bits_per_weight},
+                                    {"zero_fraction", linear.zero_fraction}};
+    if (linear.form == LinearForm::kPacked) entry["depth_histogram"] = linear.depth_histogram;
+    if (linear.form == LinearForm::kAffine) {
+      entry["width"] = linear.width;
+      entry["group"] = linear.group;
+      entry["kept_columns"] = linear.kept_columns;
+    }
+    json["linears"].push_back(std::move(entry));
   }
   return json;
 }
@@ -198,17 +284,8 @@ std::string InspectReport::ToText() const {
                                 : "an unnamed codec";
   absl::StrAppendFormat(&text, "  packed by %s: %.4f bits a weight, of them %.4f codes\n\n", codec,
                         bits_per_weight, nominal_bits_per_weight);
-  std::array<int64_t, kMaxDepth + 1> histogram{};
-  for (const InspectLinear& linear : linears) {
-    for (int b = 0; b <= kMaxDepth; ++b) histogram[b] += linear.depth_histogram[b];
-  }
-  const int64_t total =
-      std::max<int64_t>(1, std::accumulate(histogram.begin(), histogram.end(), int64_t{0}));
-  const int64_t most = *std::max_element(histogram.begin(), histogram.end());
-  text += "weights by bit depth\n";
-  for (int b = 0; b <= kMaxDepth; ++b) {
-    absl::StrAppendFormat(&text, "  %d  %6.2f %%  %s\n", b, 100.0 * histogram[b] / total,
-                          Bar(static_cast<double>(histogram[b]) / std::max<int64_t>(1, most), 48));
+  for (const LinearForm form : {LinearForm::kPacked, LinearForm::kScaled, LinearForm::kAffine}) {
+    text += FormText(form, linears);
   }
   return text + "\nbits a weight, side information included\n" + DepthTable(linears);
 }

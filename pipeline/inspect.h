@@ -10,14 +10,20 @@
 #include "base/status.h"
 #include "kernels/packed_matrix.h"
 #include "nlohmann/json.hpp"
+#include "pipeline/packed_weights.h"
 
 namespace cvxq {
 
 struct InspectLinear {
   std::string name;
-  int64_t rows = 0, columns = 0, bytes = 0;
+  LinearForm form{};
+  int64_t rows = 0, columns = 0, bytes = 0, code_bytes = 0;
+  // Nominal bits are those of codes alone; in the scaled form codes and all else cannot be told
+  // apart, and all of it counts.
   double bits_per_weight = 0, nominal_bits_per_weight = 0, zero_fraction = 0;
-  std::array<int64_t, kMaxDepth + 1> depth_histogram{};  // weights at each depth
+  std::array<int64_t, kMaxDepth + 1> depth_histogram{};  // packed: weights at each depth
+  int width = 0;                                         // affine: bits of a code
+  int64_t group = 0, kept_columns = 0;                   // affine
 };
 
 struct InspectReport {

@@ -36,9 +36,9 @@ class MemoryWeights : public WeightSource {
     }
     tensors_ = std::move(renamed);
   }
-  void Pack(const std::string& linear, PackedMatrix matrix) {
+  void Pack(const std::string& linear, LinearCodes matrix) {
     Erase(linear + ".weight");
-    packed_[linear] = std::make_shared<const PackedMatrix>(std::move(matrix));
+    packed_[linear] = std::make_shared<const LinearCodes>(std::move(matrix));
   }
 
   HostTensor Dense(const std::string& name) const override {
@@ -47,14 +47,14 @@ class MemoryWeights : public WeightSource {
     return {found->second.dtype, found->second.shape, found->second.bytes.data()};
   }
   bool IsPacked(const std::string& linear) const override { return packed_.contains(linear); }
-  StatusOr<std::shared_ptr<const PackedMatrix>> Packed(const std::string& linear) const override {
+  StatusOr<std::shared_ptr<const LinearCodes>> Packed(const std::string& linear) const override {
     return packed_.at(linear);
   }
   void Release(const std::string&) const override {}
 
  private:
   std::map<std::string, Stored> tensors_;
-  std::map<std::string, std::shared_ptr<const PackedMatrix>> packed_;
+  std::map<std::string, std::shared_ptr<const LinearCodes>> packed_;
 };
 
 class WeightsTest : public testing::Test {
@@ -228,22 +228,58 @@ PackedMatrix SmallPacked(int64_t M, int64_t N) {
   return matrix;
 }
 
-TEST_F(WeightsTest, PackedLinearsGiveWhatTheirDecodedMatricesGive) {
-  Open("llama");
-  const std::string linear = "model.layers.1.mlp.up_proj";
-  const PackedMatrix packed = SmallPacked(28, 24);
-  ASSERT_TRUE(packed.Validate().ok()) << packed.Validate();
-  const std::vector<float> decoded = Decode(packed);
-  std::memcpy((*weights_)[linear + ".weight"].bytes.data(), decoded.data(), 4 * decoded.size());
-  const auto dense = Run();
-  ASSERT_TRUE(dense.ok()) << dense.status();
-  weights_->Pack(linear, packed);
-  const auto result = Run();
-  ASSERT_TRUE(result.ok()) << result.status();
-  EXPECT_LT(LargestDifference(*result, *dense), 1e-5f);
+// The same values every time, of all codes that a byte holds, and two outliers.
+ScaledMatrix SmallScaled(int64_t M, int64_t N) {
+  ScaledMatrix matrix{.rows = M, .columns = N};
+  for (int64_t i = 0; i < M * N; ++i) matrix.codes.push_back(static_cast<int8_t>(i * 37 + i / 7));
+  for (int64_t r = 0; r < M; ++r) matrix.row_scale.push_back(0.002f + 0.0001f * (r % 5));
+  for (int64_t c = 0; c < N; ++c) matrix.column_scale.push_back(0.5f + 0.25f * (c % 3));
+  matrix.outliers = {{1, 2, -300}, {3, 0, 150}};
+  for (const ScaledOutlier& o : matrix.outliers) matrix.codes[o.row * N + o.column] = 0;
+  return matrix;
+}
 
-  weights_->Pack(linear, SmallPacked(24, 28));
-  ExpectRefused(linear, "is packed as [24, 28], but the config asks for [28, 24]");
+// Three bits in groups of 8, with column scales and a kept column.
+AffineMatrix SmallAffine(int64_t M, int64_t N) {
+  AffineMatrix matrix{.rows = M, .columns = N, .bits = 3, .group = 8};
+  for (int64_t i = 0; i < M * N; ++i) {
+    matrix.codes.push_back(i % N == 4 ? 0 : static_cast<uint8_t>((i * 5 + i / 11) % 8));
+  }
+  for (int64_t g = 0; g < M * matrix.group_count(); ++g) {
+    matrix.scale.push_back(0.0625f * static_cast<float>(1 + g % 3));
+    matrix.zero.push_back(3 + g % 2);
+  }
+  matrix.column_scale.assign(N, 0.75f);
+  matrix.kept_columns = {4};
+  for (int64_t r = 0; r < M; ++r) matrix.kept.push_back(0.125f * static_cast<float>(r % 4));
+  return matrix;
+}
+
+TEST_F(WeightsTest, QuantisedLinearsGiveWhatTheirDecodedMatricesGive) {
+  const std::string linear = "model.layers.1.mlp.up_proj";
+  const LinearCodes forms[] = {SmallPacked(28, 24), SmallScaled(28, 24), SmallAffine(28, 24)};
+  const LinearCodes turned[] = {SmallPacked(24, 28), SmallScaled(24, 28), SmallAffine(24, 28)};
+  for (size_t form = 0; form < std::size(forms); ++form) {
+    SCOPED_TRACE(form);
+    Open("llama");
+    const Status valid =
+        std::visit([](const auto& matrix) { return matrix.Validate(); }, forms[form]);
+    ASSERT_TRUE(valid.ok()) << valid;
+    const auto original = Run();
+    ASSERT_TRUE(original.ok()) << original.status();
+    const std::vector<float> decoded = Decode(forms[form]);
+    std::memcpy((*weights_)[linear + ".weight"].bytes.data(), decoded.data(), 4 * decoded.size());
+    const auto dense = Run();
+    ASSERT_TRUE(dense.ok()) << dense.status();
+    EXPECT_GT(LargestDifference(*dense, *original), 1e-3f);
+    weights_->Pack(linear, forms[form]);
+    const auto result = Run();
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_LT(LargestDifference(*result, *dense), 1e-5f);
+
+    weights_->Pack(linear, turned[form]);
+    ExpectRefused(linear, "is packed as [24, 28], but the config asks for [28, 24]");
+  }
 }
 
 TEST_F(WeightsTest, IdsAndPositionsOutsideTheModelAreRefused) {

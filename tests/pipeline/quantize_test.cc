@@ -410,7 +410,7 @@ TEST_F(QuantizeTest, PackedWeightsComputeAsTheirDecodedValues) {
     }
     std::vector<std::string> dense;
     for (const std::string& name : packed->checkpoint->names()) {
-      if (name == kTablesName || name.ends_with(kPackedSuffix)) continue;
+      if (IsQuantizedTensor(name)) continue;
       const HostTensor& tensor = *packed->checkpoint->Find(name);
       entries.push_back({name, tensor.dtype, tensor.shape});
       dense.push_back(name);

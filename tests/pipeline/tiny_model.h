@@ -29,8 +29,8 @@ class SpoiltWeights : public WeightSource {
     return {DType::kF32, shape_, reinterpret_cast<const std::byte*>(values_.data())};
   }
   bool IsPacked(const std::string&) const override { return false; }
-  StatusOr<std::shared_ptr<const PackedMatrix>> Packed(const std::string&) const override {
-    return std::shared_ptr<const PackedMatrix>();
+  StatusOr<std::shared_ptr<const LinearCodes>> Packed(const std::string&) const override {
+    return std::shared_ptr<const LinearCodes>();
   }
   void Release(const std::string&) const override {}
 
