@@ -1,7 +1,8 @@
 """Rate-distortion curves as one SVG: KL divergence on a log axis against true bits a weight.
 
 Written by hand, since the benches need nothing but Python itself. Panels share both axes, so that
-models compare at a glance; every curve carries its name at its right end in place of a legend.
+models compare at a glance; every curve carries its name right of its panel in place of a legend,
+joined to its end by a thin line where it ends earlier.
 The background is white in its own right, so that the picture also reads on a dark page.
 """
 
@@ -11,7 +12,7 @@ from xml.sax.saxutils import escape
 
 PANEL_WIDTH, PANEL_HEIGHT = 320, 330
 LEFT, TOP, BOTTOM = 86, 42, 56
-LABEL_WIDTH = 150  # right of a panel, for the names of its curves
+LABEL_WIDTH = 190  # right of a panel, for the names of its curves
 LABEL_HEIGHT = 17  # least distance of two names
 INK, MUTED, GRID, FAINT = "#222222", "#555555", "#d9d9d9", "#f0f0f0"
 FONT = "Helvetica, Arial, 'DejaVu Sans', sans-serif"
@@ -36,6 +37,13 @@ STYLES = {
     "companded": ("#b34700", "square", "none"),
     "lloyd, no feedback": ("#6b6b6b", "triangle", "5 3"),
     "lloyd": ("#0063a6", "circle", "none"),
+    "llm-compressor GPTQ": ("#a3006d", "square", "none"),
+    "llm-compressor RTN": ("#a3006d", "triangle", "5 3"),
+    "GPTQModel GPTQ": ("#6a3fb5", "square", "2 3"),
+    "GPTQModel GPTAQ": ("#6a3fb5", "triangle", "2 3"),
+    "AutoRound": ("#007a4d", "square", "none"),
+    "llama.cpp": ("#8a6d00", "circle", "none"),
+    "HQQ": ("#444444", "square", "5 3"),
 }
 
 
@@ -63,12 +71,16 @@ def _marker(shape, x, y, colour):
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.4" {style}/>'
 
 
-def _spread(wanted):
-    """Moves label heights apart to LABEL_HEIGHT, keeping their order; returns them as given."""
+def _spread(wanted, lowest):
+    """Moves label heights apart to LABEL_HEIGHT, none below `lowest` (the largest y); keeps their
+    order; returns them as given."""
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     placed = list(wanted)
     for above, below in zip(order, order[1:]):
         placed[below] = max(placed[below], placed[above] + LABEL_HEIGHT)
+    for i in reversed(order):
+        placed[i] = min(placed[i], lowest)
+        lowest = placed[i] - LABEL_HEIGHT
     return placed
 
 
@@ -139,18 +151,21 @@ def _draw_panel(panel, axes, y_labels):
     ends = []
     for curve in panel.curves:
         colour, shape, dashes = STYLES[curve.name]
+        width = 2.6 if curve is panel.curves[-1] else 1.6
         places = [(axes.x(bits), axes.y(kl)) for bits, kl in curve.points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         out.append(
-            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2" '
+            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width}" '
             f'stroke-dasharray="{dashes}"/>'
         )
         out += [_marker(shape, x, y, colour) for x, y in places]
         ends.append(places[-1])
-    heights = _spread([y for _, y in ends])
-    for curve, (x, _), y in zip(panel.curves, ends, heights):
+    heights = _spread([y for _, y in ends], bottom - 4)
+    for curve, (x, end), y in zip(panel.curves, ends, heights):
         colour = STYLES[curve.name][0]
-        out.append(_text(x + 20, y + 4, curve.name, size=13, colour=colour))
+        if (right - x, end) != (14, y):
+            out.append(_line(x + 7, end, right + 4, y, colour, 0.5))
+        out.append(_text(right + 8, y + 4, curve.name, size=13, colour=colour))
     return out
 
 

@@ -5,6 +5,7 @@
   bench/quality.py CVXQ --shared DIR     also DIR/models/{llama-8m,opt-5m} with DIR/text/*.txt
   bench/quality.py --seeds 5             also mean and spread over calibration seeds
   bench/quality.py --show RESULTS.json   print and draw again what was measured before
+  bench/quality.py --peers DIR           beside other tools' results, made by bench/peers/run.py
 
 Prints Markdown tables and the goals with pass or fail; writes results.json and
 rate_distortion.svg into --output (build/quality). Held-out text is only ever measured on.
@@ -260,6 +261,67 @@ def show_summary(results):
     print(markdown(["run", *models], rows))
 
 
+def read_peers(folder):
+    """Results of bench/peers/run.py, fewest bits first."""
+    rows = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    return sorted(rows, key=lambda r: (r["peer"], r["true_bits"], r["kl_mean"]))
+
+
+def peer_setting(row):
+    """What was asked of another tool, in a few words."""
+    settings = row["settings"]
+    if "type" in settings:
+        return settings["type"] + (", padded" if settings["padded"] else "")
+    return f"{settings['bits']} bit, groups of {settings['group']}"
+
+
+def best_curve(results, model):
+    """(true bits, KL) of the codec drawn on top, fewest bits first."""
+    return sorted((r["bits_per_weight"], r["kl_mean"]) for r in results["runs"]
+                  if "error" not in r and r["model"] == model and not r["nominal"]
+                  and r["run"] == CURVES[-1].name and r["seed"] == 0)
+
+
+def bits_for(kl, curve):
+    """Bits at which a curve reaches a KL, log KL linear in bits between points; None beyond them."""
+    for (bits, above), (more_bits, below) in zip(curve, curve[1:]):
+        if below <= kl <= above:
+            share = math.log(above / kl) / math.log(above / below)
+            return bits + share * (more_bits - bits)
+    return None
+
+
+def show_peers(results, peers):
+    """Every run of another tool, and the bits that cvxq takes for the same damage."""
+    header = ["tool", "setting", "true bits", "KL mean", "KL p99", "top-1 %",
+              f"{CURVES[-1].name}, bits for this KL", "saved %", "seconds", "peak MiB"]
+    for model in dict.fromkeys(r["model"] for r in results["runs"]):
+        curve = best_curve(results, model)
+        rows = []
+        for r in (r for r in peers if r["model"] == model):
+            ours, saved = "", ""
+            if (bits := bits_for(r["kl_mean"], curve)) is not None:
+                ours, saved = f"{bits:.2f}", f"{100 * (1 - bits / r['true_bits']):.0f}"
+            elif curve and r["kl_mean"] > curve[0][1]:
+                ours = f"below {curve[0][0]:.2f}"
+            rows.append([f"{r['peer']} {r['version']}", peer_setting(r), f"{r['true_bits']:.3f}",
+                         three_digits(r["kl_mean"]), three_digits(r["kl_p99"]),
+                         f"{100 * r['top1_agreement']:.1f}", ours, saved,
+                         f"{r['seconds']:.0f}", f"{r['peak_memory_bytes'] / 2**20:.0f}"])
+        if rows:
+            print(f"\n### {model}, other tools\n")
+            print(markdown(header, rows))
+
+
+def lower_edge(points):
+    """Of (bits, KL) those that no other point beats in both, fewest bits first."""
+    edge = []
+    for bits, kl in sorted(points):
+        if not edge or kl < edge[-1][1]:
+            edge.append((bits, kl))
+    return edge
+
+
 def show_seeds(results):
     rows = []
     runs = [r for r in results["runs"] if "error" not in r]
@@ -309,7 +371,7 @@ def show_goals(results):
     return missed
 
 
-def draw(results, path, only):
+def draw(results, peers, path, only):
     panels = []
     for model in dict.fromkeys(r["model"] for r in results["runs"]):
         curves = []
@@ -319,6 +381,11 @@ def draw(results, path, only):
                             and r["run"] == variant.name and r["seed"] == 0)
             if len(points) > 1:
                 curves.append(plot.Curve(variant.name, points))
+        rows = [r for r in peers if r["model"] == model]
+        for peer in dict.fromkeys(r["peer"] for r in rows):
+            points = lower_edge((r["true_bits"], r["kl_mean"]) for r in rows if r["peer"] == peer)
+            if len(points) > 1:
+                curves.insert(0, plot.Curve(peer, points))
         if curves and (not only or model in only):
             panels.append(plot.Panel(model, curves))
     if panels:
@@ -367,6 +434,7 @@ def main():
                         help="measure only these; draw only these")
     parser.add_argument("--seeds", type=int, default=1, metavar="N")
     parser.add_argument("--output", type=pathlib.Path, default=ROOT / "build/quality")
+    parser.add_argument("--peers", type=pathlib.Path, metavar="DIR")
     parser.add_argument("--show", nargs="+", type=pathlib.Path, metavar="RESULTS")
     arguments = parser.parse_args()
     unknown = set(arguments.models) - {s.name for s in subjects(arguments.shared)}
@@ -374,6 +442,7 @@ def main():
         parser.error(f"no model {', '.join(sorted(unknown))}; some need --shared DIR")
     if not arguments.show and not arguments.binary.is_file():
         parser.error(f"{arguments.binary} is not there; build it: scripts/quickstart.sh")
+    peers = read_peers(arguments.peers) if arguments.peers else []
     arguments.output.mkdir(parents=True, exist_ok=True)
 
     if arguments.show:
@@ -384,10 +453,11 @@ def main():
     print(f"{results['version']}, {results['processor']}, {results['date']}")
     show_tables(results)
     show_summary(results)
+    show_peers(results, peers)
     show_seeds(results)
     missed = show_goals(results)
     picture = arguments.output / "rate_distortion.svg"
-    draw(results, picture, arguments.models)
+    draw(results, peers, picture, arguments.models)
     print(f"\n{picture}", file=sys.stderr)
     failed = any("error" in r for r in results["runs"])
     sys.exit(1 if missed or failed else 0)
