@@ -12,11 +12,12 @@ inline constexpr int kMaxScaledBatch = 8;
 
 // Arrays need no alignment and are never read beyond their ends.
 struct ScaledKernels {
-  // sums[r * batch + t] = sum over columns c of codes[r * columns + c] * x[t * columns + c], for
+  // sums[r * batch + t] = sum over columns c of codes[r * columns + c] * x[t * x_stride + c], for
   // r in [0, rows) and t in [0, batch), batch <= kMaxScaledBatch. In float, in an order that
-  // `columns` alone decides: the result of an r and t does not depend on the others.
-  void (*multiply)(const int8_t* codes, int64_t rows, int64_t columns, const float* x, int batch,
-                   float* sums);
+  // `columns` alone decides: the result of an r and t does not depend on the others. Faster where
+  // each vector of x begins at a cache line.
+  void (*multiply)(const int8_t* codes, int64_t rows, int64_t columns, const float* x,
+                   int64_t x_stride, int batch, float* sums);
 
   // w[c] = (codes[c] * row_scale) * column_scale[c]; two roundings.
   void (*write_float)(const int8_t* codes, int64_t columns, float row_scale,

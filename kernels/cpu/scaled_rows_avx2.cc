@@ -9,7 +9,7 @@ namespace {
 struct Floats {
   __m256 a, b;
 };
-constexpr int kSlots = 1, kSums = 4;
+constexpr int kSums = 4;
 
 inline Floats LoadCodes(const int8_t* codes) {
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
@@ -37,7 +37,6 @@ inline void StoreBf16(Floats values, uint16_t* to) {
 }
 inline Floats ZeroFloats() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 inline Floats Broadcast(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
-inline Floats Add(Floats x, Floats y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
 inline Floats Multiply(Floats x, Floats y) {
   return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)};
 }

@@ -14,7 +14,7 @@ namespace cvxq {
 namespace {
 
 using Floats = __m512;
-constexpr int kSlots = 2, kSums = 16;
+constexpr int kSums = 16;
 
 inline Floats LoadCodes(const int8_t* codes) {
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
@@ -31,7 +31,6 @@ inline void StoreBf16(Floats values, uint16_t* to) {
 }
 inline Floats ZeroFloats() { return _mm512_setzero_ps(); }
 inline Floats Broadcast(float value) { return _mm512_set1_ps(value); }
-inline Floats Add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
 inline Floats Multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
 inline Floats MultiplyAdd(Floats a, Floats b, Floats sum) { return _mm512_fmadd_ps(a, b, sum); }
 

@@ -7,7 +7,7 @@ namespace {
 struct Floats {
   float lane[16];
 };
-constexpr int kSlots = 1, kSums = 1;
+constexpr int kSums = 1;
 
 // Every lane: f(lane).
 template <typename F>
@@ -30,9 +30,6 @@ inline void StoreBf16(const Floats& values, uint16_t* to);
 inline Floats ZeroFloats() { return Floats{}; }
 inline Floats Broadcast(float value) {
   return Map([&](int) { return value; });
-}
-inline Floats Add(const Floats& a, const Floats& b) {
-  return Map([&](int i) { return a.lane[i] + b.lane[i]; });
 }
 inline Floats Multiply(const Floats& a, const Floats& b) {
   return Map([&](int i) { return a.lane[i] * b.lane[i]; });

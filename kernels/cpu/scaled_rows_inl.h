@@ -2,11 +2,11 @@
 // unnamed namespace and before the inclusion:
 //   Floats                      16 lanes of float
 //   LoadCodes                   16 codes as floats
-//   LoadFloats, StoreFloats, ZeroFloats, Broadcast, Add, Multiply
+//   LoadFloats, StoreFloats, ZeroFloats, Broadcast, Multiply
 //   StoreBf16                   16 floats rounded to BF16, to nearest even
 //   MultiplyAdd(a, b, sum)      a * b + sum
-//   kSlots                      sums kept for one row and one x, so that additions need not wait
-//   kSums                       sums that fit in registers: kSlots times a power of two
+//   kSums                       sums that fit in registers, a power of two. Rows and vectors that
+//                               are worked on together are as many, so that additions need not wait
 #include "kernels/cpu/scaled_rows.h"
 
 namespace cvxq {
@@ -32,45 +32,37 @@ __attribute__((always_inline)) inline void Unroll(Body&& body) {
 // One run of `rows` rows times `batch` vectors. What the next run needs is asked for, as the
 // processor's own prefetching ends at each page of 4 KiB, which costs almost half of the speed.
 template <int rows, int batch>
-void MultiplyRun(const int8_t* codes, int64_t columns, const float* x, float* sums,
-                 int64_t sums_stride) {
-  Floats sum[rows * batch][kSlots];
-  Unroll<rows * batch * kSlots>([&](auto i) __attribute__((always_inline)) {
-    sum[i / kSlots][i % kSlots] = ZeroFloats();
-  });
-  const auto add = [&](int64_t c, auto slot) __attribute__((always_inline)) {
+void MultiplyRun(const int8_t* codes, int64_t columns, const float* x, int64_t x_stride,
+                 float* sums, int64_t sums_stride) {
+  Floats sum[rows * batch];
+  Unroll<rows * batch>([&](auto i) __attribute__((always_inline)) { sum[i] = ZeroFloats(); });
+  const auto add = [&](int64_t c) __attribute__((always_inline)) {
     Floats weights[rows];
     Unroll<rows>([&](auto r) __attribute__((always_inline)) {
       weights[r] = LoadCodes(codes + r * columns + c);
     });
     Unroll<batch>([&](auto t) __attribute__((always_inline)) {
-      const Floats values = LoadFloats(x + t * columns + c);
+      const Floats values = LoadFloats(x + t * x_stride + c);
       Unroll<rows>([&](auto r) __attribute__((always_inline)) {
-        Floats& s = sum[r * batch + t][slot];
-        s = MultiplyAdd(weights[r], values, s);
+        sum[r * batch + t] = MultiplyAdd(weights[r], values, sum[r * batch + t]);
       });
     });
   };
   constexpr int kStep = 64;  // columns; a cache line of codes
-  static_assert(kStep / kLanes % kSlots == 0);
   int64_t c = 0;
   for (; c + kStep <= columns; c += kStep) {
     Unroll<rows>([&](auto r) __attribute__((always_inline)) {
       __builtin_prefetch(codes + (rows + r) * columns + c);
     });
-    Unroll<kStep / kLanes>([&](auto i) __attribute__((always_inline)) {
-      add(c + i * kLanes, Constant<i % kSlots>{});
-    });
+    Unroll<kStep / kLanes>([&](auto i) __attribute__((always_inline)) { add(c + i * kLanes); });
   }
-  for (; c + kLanes <= columns; c += kLanes) add(c, Constant<0>{});
+  for (; c + kLanes <= columns; c += kLanes) add(c);
   for (int r = 0; r < rows; ++r) {
     for (int t = 0; t < batch; ++t) {
-      Floats total = sum[r * batch + t][0];
-      for (int slot = 1; slot < kSlots; ++slot) total = Add(total, sum[r * batch + t][slot]);
       float lane[kLanes], result = 0;
-      StoreFloats(total, lane);
+      StoreFloats(sum[r * batch + t], lane);
       for (int i = 0; i < kLanes; ++i) result += lane[i];
-      for (int64_t k = c; k < columns; ++k) result += codes[r * columns + k] * x[t * columns + k];
+      for (int64_t k = c; k < columns; ++k) result += codes[r * columns + k] * x[t * x_stride + k];
       sums[r * sums_stride + t] = result;
     }
   }
@@ -78,29 +70,31 @@ void MultiplyRun(const int8_t* codes, int64_t columns, const float* x, float* su
 
 // All rows times `batch` vectors, in runs of as many rows as the registers allow.
 template <int batch>
-void MultiplyBatch(const int8_t* codes, int64_t rows, int64_t columns, const float* x, float* sums,
-                   int64_t sums_stride) {
-  constexpr int kFit = kSums / kSlots / batch;
+void MultiplyBatch(const int8_t* codes, int64_t rows, int64_t columns, const float* x,
+                   int64_t x_stride, float* sums, int64_t sums_stride) {
+  constexpr int kFit = kSums / batch;
   constexpr int kRun = kFit > kMostRows ? kMostRows : kFit;
   int64_t r = 0;
   for (; r + kRun <= rows; r += kRun) {
-    MultiplyRun<kRun, batch>(codes + r * columns, columns, x, sums + r * sums_stride, sums_stride);
+    MultiplyRun<kRun, batch>(codes + r * columns, columns, x, x_stride, sums + r * sums_stride,
+                             sums_stride);
   }
   for (; r < rows; ++r) {
-    MultiplyRun<1, batch>(codes + r * columns, columns, x, sums + r * sums_stride, sums_stride);
+    MultiplyRun<1, batch>(codes + r * columns, columns, x, x_stride, sums + r * sums_stride,
+                          sums_stride);
   }
 }
 
-void Multiply(const int8_t* codes, int64_t rows, int64_t columns, const float* x, int batch,
-              float* sums) {
-  constexpr int kMostBatch = kSums / kSlots < 4 ? kSums / kSlots : 4;
+void Multiply(const int8_t* codes, int64_t rows, int64_t columns, const float* x, int64_t x_stride,
+              int batch, float* sums) {
+  constexpr int kMostBatch = kSums < 4 ? kSums : 4;
   for (int t = 0; t < batch;) {
     const int rest = batch - t;
     const int step = rest >= kMostBatch ? kMostBatch : rest >= 2 && kMostBatch > 2 ? 2 : 1;
     const auto multiply = step == 1   ? MultiplyBatch<1>
                           : step == 2 ? MultiplyBatch < kMostBatch < 2 ? 1 : 2 >
                                       : MultiplyBatch<kMostBatch>;
-    multiply(codes, rows, columns, x + t * columns, sums + t, batch);
+    multiply(codes, rows, columns, x + t * x_stride, x_stride, sums + t, batch);
     t += step;
   }
 }

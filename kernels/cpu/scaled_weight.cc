@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/cpu/product.h"
 #include "tensor/dtype.h"
 
 namespace cvxq {
@@ -39,18 +40,20 @@ void ForTiles(int64_t begin, int64_t end, ThreadPool& pool, const auto& body) {
   });
 }
 
-// y[batch, M] from xs[batch, N] = x * column_scale.
-void MultiplyFew(const CpuScaledWeight& weight, const float* xs, int batch, const float* bias,
-                 float* y, ThreadPool& pool) {
+// y[batch, M] from xs[batch, stride] = x * column_scale.
+void MultiplyFew(const CpuScaledWeight& weight, const float* xs, int64_t stride, int batch,
+                 const float* bias, float* y, ThreadPool& pool) {
   const ScaledMatrix& matrix = *weight.matrix;
   const int64_t M = matrix.rows, N = matrix.columns;
   ForTiles(0, M, pool, [&](int64_t begin, int64_t end) {
     float sums[kTileRows * kMaxScaledBatch];
-    weight.kernels->multiply(matrix.codes.data() + begin * N, end - begin, N, xs, batch, sums);
+    weight.kernels->multiply(matrix.codes.data() + begin * N, end - begin, N, xs, stride, batch,
+                             sums);
     const ScaledOutlier* last = FirstOutlier(matrix, end);
     for (const ScaledOutlier* o = FirstOutlier(matrix, begin); o != last; ++o) {
       for (int t = 0; t < batch; ++t) {
-        sums[(o->row - begin) * batch + t] += static_cast<float>(o->code) * xs[t * N + o->column];
+        sums[(o->row - begin) * batch + t] +=
+            static_cast<float>(o->code) * xs[t * stride + o->column];
       }
     }
     for (int64_t r = begin; r < end; ++r) {
@@ -99,14 +102,16 @@ void ScaledProduct(const CpuScaledWeight& weight, const float* x, int64_t n, con
                    float* y, ThreadPool& pool) {
   const int64_t M = weight.rows, N = weight.columns;
   const std::vector<float>& scale = weight.matrix->column_scale;
-  std::vector<float> xs(std::min<int64_t>(n, kMaxScaledBatch) * N);
+  constexpr int64_t kCacheLine = 16;  // floats
+  const int64_t stride = (N + kCacheLine - 1) / kCacheLine * kCacheLine;
+  float* xs = FloatScratch(5, std::min<int64_t>(n, kMaxScaledBatch) * stride);
   for (int64_t first = 0; first < n; first += kMaxScaledBatch) {
     const int batch = static_cast<int>(std::min<int64_t>(kMaxScaledBatch, n - first));
     for (int t = 0; t < batch; ++t) {
       const float* from = x + (first + t) * N;
-      for (int64_t c = 0; c < N; ++c) xs[t * N + c] = scale[c] * from[c];
+      for (int64_t c = 0; c < N; ++c) xs[t * stride + c] = scale[c] * from[c];
     }
-    MultiplyFew(weight, xs.data(), batch, bias, y + first * M, pool);
+    MultiplyFew(weight, xs, stride, batch, bias, y + first * M, pool);
   }
 }
 
