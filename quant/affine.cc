@@ -19,8 +19,7 @@ AffineGrid GridOfRange(ValueRange range, int bits) {
   AffineGrid grid;
   if (low == high) return grid;
   const float most = static_cast<float>((1 << bits) - 1);
-  // Divided before they are subtracted: the difference of two floats may overflow.
-  const float scale = std::clamp(high / most - low / most, kLeastScale, kMostScale);
+  const float scale = std::clamp((high - low) / most, kLeastScale, kMostScale);
   grid.scale = F16ToFloat(FloatToF16(scale));
   grid.zero = static_cast<int>(std::clamp(std::nearbyint(-low / grid.scale), 0.0f, most));
   return grid;

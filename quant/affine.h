@@ -18,9 +18,11 @@ struct AffineGrid {
 
   int Code(float value, int bits) const {
     if (scale == 0) return zero;
-    const float most = static_cast<float>((1 << bits) - 1);
-    const float code = std::nearbyint(value / scale) + static_cast<float>(zero);
-    return static_cast<int>(std::clamp(code, 0.0f, most));
+    // Beyond these ends all codes are alike; within them, adding 1.5 * 2^23 leaves no room for a
+    // fraction, which rounds to the nearest, ties to even, without a call.
+    const float steps = std::clamp(value / scale, -256.0f, 256.0f);
+    const float rounded = (steps + 0x1.8p23f) - 0x1.8p23f;
+    return std::clamp(static_cast<int>(rounded) + zero, 0, (1 << bits) - 1);
   }
   float Value(int code) const { return static_cast<float>(code - zero) * scale; }
 };

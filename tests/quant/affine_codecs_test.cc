@@ -149,6 +149,12 @@ TEST(Gptq, LowersTheErrorOfRtnInEveryRangeAndOrder) {
             CodeGptq(linear.Input(&factor, bits), IndependentRows(70), range, pool);
         ASSERT_TRUE(m.Validate().ok()) << m.Validate();
         EXPECT_LT(Distortion(m, linear.w, linear.hi), 0.75 * nearest) << bits;
+        if (range == GroupRange::kReached) continue;
+        AffineMatrix expected = m;
+        FitGrids(linear.w.data(), range == GroupRange::kTrimmed ? TrimmedShare(bits, 16) : 1.0f, {},
+                 pool, expected);
+        EXPECT_EQ(m.scale, expected.scale);
+        EXPECT_EQ(m.zero, expected.zero);
       }
     }
   }
@@ -170,7 +176,7 @@ TEST(Gptq, TwoSidedLowersTheTwoSidedErrorFurther) {
 }
 
 TEST(AffineCodecs, SameForAnyNumberOfThreads) {
-  const Linear linear(150, 90, 11);
+  const Linear linear(300, 90, 11);
   const CurvatureFactor factor = Factor(linear.hi, 90, WorkOrder::kFirstFirst);
   const std::vector<float> moments = Diagonal(linear.hi, 90);
   const AffineInput input = linear.Input(&factor);
@@ -181,7 +187,8 @@ TEST(AffineCodecs, SameForAnyNumberOfThreads) {
     EXPECT_EQ(a.zero, b.zero);
     EXPECT_EQ(a.kept, b.kept);
   };
-  const std::vector<RowBlock> rows = IndependentRows(150);
+  std::vector<RowBlock> rows(2);
+  for (int32_t r = 0; r < 300; ++r) rows[r % 3 == 0].rows.push_back(r);
   same(CodeRtn(input, one), CodeRtn(input, four));
   same(CodeGptq(input, rows, GroupRange::kReached, one),
        CodeGptq(input, rows, GroupRange::kReached, four));
@@ -239,25 +246,40 @@ TEST(Awq, HelpsWhereFewInputsAreLarge) {
             0.5 * nearest);
 }
 
-TEST(Awq, ClippingLowersTheErrorOfEachGroup) {
+TEST(Awq, ClippingTakesTheShareOfLeastErrorInEachGroup) {
   ThreadPool pool(2);
-  Linear linear(64, 128, 17);
-  // Groups are independent, so the sum of their own errors is the whole.
-  constexpr int64_t kGroup = 32;
-  for (int64_t i = 0; i < 128; ++i) {
-    for (int64_t j = 0; j < 128; ++j) {
-      if (i / kGroup != j / kGroup) linear.hi[i * 128 + j] = 0;
-    }
-  }
-  const CurvatureFactor factor = Factor(linear.hi, 128);
-  const std::vector<float> moments = Diagonal(linear.hi, 128);
+  constexpr int64_t kRows = 70, kN = 40;
+  const Linear linear(kRows, kN, 17);
+  const CurvatureFactor factor = Factor(linear.hi, kN, WorkOrder::kLargestFirst, 0);
+  const std::vector<float> moments = Diagonal(linear.hi, kN);
   for (const int bits : {2, 3, 4}) {
-    const AffineInput input = linear.Input(&factor, bits, kGroup);
+    const AffineInput input = linear.Input(&factor, bits, kN);
     const AffineMatrix plain = CodeAwq(input, moments, 5, false, pool);
     const AffineMatrix clipped = CodeAwq(input, moments, 5, true, pool);
     ASSERT_TRUE(clipped.Validate().ok()) << clipped.Validate();
     EXPECT_EQ(clipped.column_scale, plain.column_scale);
-    EXPECT_LT(Distortion(clipped, linear.w, linear.hi), Distortion(plain, linear.w, linear.hi));
+    int cut = 0;
+    for (int64_t r = 0; r < kRows; ++r) {  // one group a row: its error is the row's
+      std::vector<float> w(kN), row(&linear.w[r * kN], &linear.w[r * kN] + kN);
+      for (int64_t c = 0; c < kN; ++c) w[c] = row[c] * plain.column_scale[c];
+      const ValueRange range = RangeOf(w.data(), kN);
+      const float largest = std::max(-range.low, range.high);
+      AffineMatrix m = StartAffineMatrix(1, kN, bits, kN);
+      m.column_scale = plain.column_scale;
+      double least = 0;
+      for (int step = 0; step < 10; ++step) {
+        const float end = (1 - 0.05f * step) * largest;
+        SetGrid(m, 0, GridOfRange({std::max(range.low, -end), std::min(range.high, end)}, bits));
+        RoundToNearest(w.data(), pool, m);
+        const double error = Distortion(m, row, linear.hi);
+        if (step == 0 || error < least) least = error;
+      }
+      std::copy_n(&clipped.codes[r * kN], kN, m.codes.begin());
+      SetGrid(m, 0, GridAt(clipped, r));
+      EXPECT_NEAR(Distortion(m, row, linear.hi) / least, 1, 1e-3);
+      cut += clipped.scale[r] < plain.scale[r];
+    }
+    EXPECT_GT(cut, 5);
   }
 }
 
@@ -274,9 +296,22 @@ TEST(Owq, KeepsTheMostSensitiveColumnsAtTheWidthAskedFor) {
   ASSERT_TRUE(m->Validate().ok()) << m->Validate();
   EXPECT_EQ(m->bits, 3);
   EXPECT_EQ(m->kept_columns, (std::vector<int32_t>{7, 100}));
-  EXPECT_TRUE(CodeOwq(linear.Input(&factor), moments, 3.19, pool)->kept_columns.size() == 1);
-  EXPECT_TRUE(CodeOwq(linear.Input(&factor), moments, 3, pool)->kept_columns.empty());
+  const auto kept = [&](double bits) {
+    return CodeOwq(linear.Input(&factor), moments, bits, pool)->kept_columns.size();
+  };
+  EXPECT_EQ(kept(3.3), 3u);  // although 3.3 - 3 is a little less than 0.3
+  EXPECT_EQ(kept(3.19), 1u);
+  EXPECT_EQ(kept(3), 0u);
   EXPECT_EQ(CodeOwq(linear.Input(&factor), moments, 4, pool)->bits, 4);
+}
+
+TEST(Owq, SensitivityCountsTheErrorOfRounding) {
+  ThreadPool pool(1);
+  constexpr int64_t kN = 15;
+  const std::vector<float> w = {3, 0, 1, 2, 0, 1.5f, 3, 3, 3, 0.2f, 1, 1, 2, 2, 0};  // steps of 1
+  const std::vector<float> moments(kN, 1.0f);
+  const AffineInput input{.w = w.data(), .rows = 1, .columns = kN, .group = kN};
+  EXPECT_EQ(CodeOwq(input, moments, 2.95, pool)->kept_columns, (std::vector<int32_t>{5}));
 }
 
 // Columns 0 and 1 are alike: what the coded one loses, the kept one makes up for.
@@ -285,11 +320,11 @@ TEST(Owq, KeptColumnsMakeUpForTheOthers) {
   constexpr int64_t kN = 15;
   std::vector<float> w(kN), h(kN * kN), moments(kN, 1.0f);
   w[0] = 0.3f;
-  w[1] = 0.7f;
+  w[1] = 100.7f;  // far out: the grid of the others must not span it
   w[2] = 3;
   for (int64_t i = 0; i < kN; ++i) h[i * kN + i] = 1;
   h[1] = h[kN] = 1;
-  moments[1] = 100;
+  moments[1] = 1e6f;
   const CurvatureFactor factor = Factor(h, kN, WorkOrder::kLargestFirst, 1e-6);
   const AffineInput input{.w = w.data(), .rows = 1, .columns = kN, .group = kN, .inputs = &factor};
   const StatusOr<AffineMatrix> m = CodeOwq(input, moments, 2.95, pool);
@@ -297,7 +332,7 @@ TEST(Owq, KeptColumnsMakeUpForTheOthers) {
   EXPECT_EQ(m->kept_columns, (std::vector<int32_t>{1}));
   const std::vector<float> decoded = Decode(*m);
   EXPECT_EQ(decoded[0], 0);
-  EXPECT_NEAR(decoded[1], 1.0f, 1e-3);
+  EXPECT_NEAR(decoded[1], 101, 1e-3);
   EXPECT_EQ(decoded[2], 3);
 }
 

@@ -54,6 +54,7 @@ TEST(AffineGrid, ExtremeRangesHaveSoundGrids) {
       for (int i = 0; i < 2; ++i) m.codes[i] = static_cast<uint8_t>(grid.Code(range[i], bits));
       EXPECT_TRUE(m.Validate().ok()) << m.Validate();
       EXPECT_EQ(grid.Value(grid.Code(0, bits)), 0);
+      EXPECT_EQ(grid.scale > 0, range[0] < range[1]);
     }
   }
   EXPECT_EQ(GridOfRange({0, 0}, 4).Code(5, 4), 0);  // a scale of 0 holds 0 alone
