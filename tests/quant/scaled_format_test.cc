@@ -1,9 +1,13 @@
 #include "quant/scaled_format.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <zlib.h>
 
 #include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <limits>
 #include <string>
 #include <vector>
@@ -277,6 +281,59 @@ TEST(ScaledFormat, ChangedFilesAreRefusedOrSound) {
     ASSERT_TRUE(parsed->Validate().ok()) << parsed->Validate();
   }
   EXPECT_GT(accepted, 30);
+}
+
+std::vector<uint8_t> ReadHostile(const std::filesystem::path& name) {
+  std::ifstream file(CVXQ_SOURCE_DIR "/tests/data/hostile/scaled_format" / name, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+// The shape that the good files give themselves, 4 x 3 for those that are no good.
+std::pair<int64_t, int64_t> ShapeOf(const std::string& name) {
+  if (name.starts_with("good_eight")) return {9, 5};
+  if (name.starts_with("good_one_weight") || name.starts_with("escape_")) return {1, 1};
+  if (name.starts_with("good_zeros")) return {300, 40};
+  if (name.find("many_lanes") != std::string::npos) return {4096, 33};
+  return {4, 3};
+}
+
+TEST(ScaledFormat, HostileFilesAreRefused) {
+  int good = 0, bad = 0;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(CVXQ_SOURCE_DIR "/tests/data/hostile/scaled_format")) {
+    const std::string name = entry.path().filename().string();
+    const bool expected = name.starts_with("good_");
+    ++(expected ? good : bad);
+    const EntropyTables tables =
+        EntropyTables::Train(SymbolCounts(name.starts_with("good_no_trellis") ? 1 : 2));
+    const auto shape = ShapeOf(name);
+    const StatusOr<ScaledMatrix> parsed =
+        ParseScaledMatrix(ReadHostile(name), tables, shape.first, shape.second);
+    EXPECT_EQ(parsed.status().code(), expected ? kOk : kDataLoss) << name << parsed.status();
+    if (expected) continue;
+    EXPECT_THAT(std::string(parsed.status().message()), testing::HasSubstr("scaled matrix"));
+    EXPECT_THAT(std::string(parsed.status().message()), testing::Not(testing::HasSubstr("\n")));
+  }
+  EXPECT_GE(good, 10);
+  EXPECT_GE(bad, 50);
+}
+
+// The maker of the hostile files has coders of its own, written from the description: the format is
+// what the description says.
+TEST(ScaledFormat, AnIndependentWriterIsUnderstood) {
+  ScaledCodes codes{.rows = 4,
+                    .columns = 3,
+                    .trellis_states = 4,
+                    .scale_steps = 4,
+                    .row_scale = {3, 2, 1, 0},
+                    .column_scale = {-5, -3, -1},
+                    .gain = 0.5f};
+  for (int i = 0; i < 12; ++i) codes.integers.push_back(static_cast<int16_t>(i * 7 % 5 - 2));
+  const EntropyTables tables = EntropyTables::Train(SymbolCounts(2));
+  const StatusOr<ScaledMatrix> parsed =
+      ParseScaledMatrix(ReadHostile("good_plain.bin"), tables, 4, 3);
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  ExpectSame(MatrixOf(codes), *parsed);
 }
 
 }  // namespace
