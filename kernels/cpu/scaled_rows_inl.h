@@ -13,7 +13,7 @@ namespace cvxq {
 namespace {
 
 constexpr int kLanes = 16;
-constexpr int kMostRows = 4;  // worked on together: they share what is loaded of x
+constexpr int kMostRows = 8;  // worked on together: they share what is loaded of x
 
 template <int value>
 struct Constant {
