@@ -22,7 +22,7 @@ constexpr int kLargestInteger = 32767;
 static_assert(kRansSlots == kFrequencySum && kRansLastClass == kSymbolClasses - 1);
 static_assert(std::endian::native == std::endian::little);  // words are copied as they stand
 
-// The tables in force in a block, [rows, lanes] from the top; and the escapes, in order.
+// A block to be encoded, and the tables in force in it: the trellis runs forward, the encoder back.
 class Block {
  public:
   Block(const ScaledCodes& codes, const EntropyTables& tables, int64_t first_column, int lanes)
@@ -58,9 +58,9 @@ class Block {
 };
 static_assert(2 * kSymbolClasses <= 256);
 
-// Where encoded things go: kept, or only counted.
+// Where encoded things go, the last one first: kept, or only counted.
 struct Keep {
-  std::vector<uint16_t> words;  // last one first
+  std::vector<uint16_t> words;
   std::vector<uint8_t> escapes;
   void Word(uint32_t word) { words.push_back(static_cast<uint16_t>(word)); }
   void Escape(uint32_t byte) { escapes.push_back(static_cast<uint8_t>(byte)); }
@@ -71,27 +71,26 @@ struct Count {
   void Escape(uint32_t) { ++size.escapes; }
 };
 
+// An escape's value, its last byte first.
 template <typename Sink>
-void PutEscapes(const Block& block, const EntropyTables& tables, Sink& sink) {
-  for (int64_t r = 0; r < block.rows(); ++r) {
-    for (int l = 0; l < block.lanes(); ++l) {
-      const int k = block.integer(r, l), beyond = std::abs(k) - tables.largest(block.table(r, l));
-      if (beyond <= 0) continue;
-      uint32_t value = 2 * static_cast<uint32_t>(beyond - 1) + (k < 0 ? 1 : 0);
-      for (; value >= 128; value >>= 7) sink.Escape(value % 128 + 128);
-      sink.Escape(value);
-    }
-  }
+void PutEscape(int k, int largest, Sink& sink) {
+  const uint32_t value = 2 * static_cast<uint32_t>(std::abs(k) - largest - 1) + (k < 0 ? 1 : 0);
+  int shift = 0;
+  while (value >> shift >= 128) shift += 7;
+  sink.Escape(value >> shift);
+  while (shift > 0) sink.Escape((value >> (shift -= 7)) % 128 + 128);
 }
 
-// From the last symbol to the first.
 template <typename Sink>
-void PutSymbols(const Block& block, const EntropyTables& tables, uint32_t* state, Sink& sink) {
+void PutBlock(const Block& block, const EntropyTables& tables, uint32_t* state, Sink& sink) {
   for (int64_t r = block.rows() - 1; r >= 0; --r) {
     for (int l = block.lanes() - 1; l >= 0; --l) {
       const int table = block.table(r, l), k = block.integer(r, l);
-      const int symbol =
-          std::abs(k) <= tables.largest(table) ? static_cast<uint8_t>(k) : EntropyTables::kEscape;
+      int symbol = static_cast<uint8_t>(k);
+      if (std::abs(k) > tables.largest(table)) {
+        symbol = EntropyTables::kEscape;
+        PutEscape(k, tables.largest(table), sink);
+      }
       const uint32_t place = tables.symbols(table)[symbol];
       const uint32_t frequency = place & 0xffff;
       uint32_t x = state[l];
@@ -104,22 +103,17 @@ void PutSymbols(const Block& block, const EntropyTables& tables, uint32_t* state
   }
 }
 
+// All from the last to the first, as the decoder takes it.
 template <typename Sink>
 void Encode(const ScaledCodes& codes, const EntropyTables& tables, const RansLayout& layout,
             int64_t chunk, std::span<const uint16_t> seeds, Sink& sink) {
   const int64_t begin = layout.first_column(chunk), end = begin + layout.width(chunk);
-  const auto lanes = [&](int64_t column) {
-    return static_cast<int>(std::min<int64_t>(layout.lanes, end - column));
-  };
-  // Escapes go forward, symbols backward.
-  for (int64_t column = begin; column < end; column += layout.lanes) {
-    PutEscapes(Block(codes, tables, column, lanes(column)), tables, sink);
-  }
   uint32_t state[kRansLanes];
   for (int l = 0; l < layout.lanes; ++l) state[l] = kRansLow + seeds[l];
   for (int64_t column = begin + (end - begin - 1) / layout.lanes * layout.lanes; column >= begin;
        column -= layout.lanes) {
-    PutSymbols(Block(codes, tables, column, lanes(column)), tables, state, sink);
+    const int lanes = static_cast<int>(std::min<int64_t>(layout.lanes, end - column));
+    PutBlock(Block(codes, tables, column, lanes), tables, state, sink);
   }
   for (int l = layout.lanes - 1; l >= 0; --l) {
     sink.Word(state[l] & 0xffff);
@@ -209,6 +203,7 @@ RansChunk EncodeChunk(const ScaledCodes& codes, const EntropyTables& tables,
   Keep kept;
   Encode(codes, tables, layout, chunk, seeds, kept);
   std::reverse(kept.words.begin(), kept.words.end());
+  std::reverse(kept.escapes.begin(), kept.escapes.end());
   return {std::move(kept.words), std::move(kept.escapes)};
 }
 

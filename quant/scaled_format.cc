@@ -289,6 +289,7 @@ StatusOr<ScaledMatrix> ParseScaledMatrix(std::span<const uint8_t> bytes,
   if (!reader.Take(class_size, class_bytes) || !reader.Take(scale_size, scale_bytes)) {
     return Corrupt("its side information is cut off");
   }
+  if (rows < 1 || columns < 1) return Corrupt("its shape is empty");
 
   // Where the chunks are.
   const RansLayout layout(rows, columns);

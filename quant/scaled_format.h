@@ -39,7 +39,8 @@ namespace cvxq {
 std::vector<uint8_t> SerializeScaledMatrix(const ScaledCodes& codes, const EntropyTables& tables,
                                            ThreadPool* pool = nullptr);
 
-// The size of that, exactly, in about half the time and without memory for the bytes.
+// The size of that, exactly, without memory for the bytes; hardly faster. An estimate within the
+// side information is the sum of EntropyTables::Cost.
 int64_t ScaledMatrixBytes(const ScaledCodes& codes, const EntropyTables& tables,
                           ThreadPool* pool = nullptr);
 
