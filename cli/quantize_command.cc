@@ -25,8 +25,14 @@ class QuantizeCommand : public Command {
     command->add_flag("--nominal", options_.nominal, "--bits counts codes only, as papers do");
     command->add_flag("--overwrite", options_.overwrite, "Replace an existing output folder");
     Choice<CodecKind>(command, "--codec", options_.codec,
-                      {{"companded", CodecKind::kCompanded}, {"lloyd", CodecKind::kLloyd}},
-                      "How weights are coded (default lloyd)");
+                      {{"companded", CodecKind::kCompanded},
+                       {"lloyd", CodecKind::kLloyd},
+                       {"entropy", CodecKind::kEntropy},
+                       {"rtn", CodecKind::kRtn},
+                       {"gptq", CodecKind::kGptq},
+                       {"awq", CodecKind::kAwq},
+                       {"owq", CodecKind::kOwq}},
+                      "How weights are coded (default entropy)");
     Choice<Objective>(
         command, "--objective", options_.objective,
         {{"fisher", Objective::kFisher}, {"hidden", Objective::kHidden}},
@@ -63,9 +69,18 @@ class QuantizeCommand : public Command {
         {{"columns", Partition::kColumns}, {"rows", Partition::kRows}},
         "Groups are one column of a cluster of rows, or one row of a cluster of columns");
     command->add_option("--group-rows", options_.group_rows, "Size of a cluster (default 64)");
-    Choice<Feedback>(command, "--feedback", options_.feedback,
-                     {{"none", Feedback::kNone}, {"one", Feedback::kOne}},
-                     "Error feedback (default one for lloyd)");
+    command
+        ->add_option("--group", options_.group,
+                     "Columns that share a scale (codecs rtn, gptq, awq, owq)")
+        ->capture_default_str();
+    Choice<Feedback>(
+        command, "--feedback", options_.feedback,
+        {{"none", Feedback::kNone}, {"one", Feedback::kOne}, {"two", Feedback::kTwo}},
+        "Error feedback: over columns (one), over rows too (two; default of entropy and lloyd)");
+    command
+        ->add_option("--shrinkage", options_.shrinkage,
+                     "Of output curvature towards its mean, 0 to 1; for --feedback two")
+        ->capture_default_str();
     Choice<ComputeKind>(
         command, "--compute", options_.compute,
         {{"auto", ComputeKind::kAuto}, {"fp32", ComputeKind::kF32}, {"bf16", ComputeKind::kBF16}},

@@ -124,10 +124,11 @@ class MomentCollector {
 
   Status Factor(int64_t block, std::vector<float> moment, InputMoments& out) {
     const int64_t n = static_cast<int64_t>(out.diagonal.size());
-    StatusOr<CurvatureFactor> factor = FactorCurvature(std::move(moment), n, options_.damping);
+    StatusOr<CurvatureFactor> factor =
+        FactorCurvature(std::move(moment), n, options_.damping, options_.order);
     if (!factor.ok()) {
       return Status(factor.status().code(),
-                    absl::StrCat("block ", block, ": ", factor.status().message()));
+                    absl::StrCat("block ", block, ", inputs: ", factor.status().message()));
     }
     out.order = factor->order;
     out.damping = factor->damping;

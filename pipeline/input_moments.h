@@ -30,7 +30,8 @@ struct InputMoments {
 using ModelMoments = std::vector<std::array<InputMoments, kInputCount>>;  // by block and input
 
 struct MomentOptions {
-  bool factor = true;     // factor H_I (needed by feedback)
+  bool factor = true;  // factor H_I (needed by feedback)
+  WorkOrder order = WorkOrder::kLeastFirst;
   double damping = 0.01;  // of the mean of the diagonal
 };
 

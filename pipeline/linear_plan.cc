@@ -36,7 +36,7 @@ StatusOr<std::vector<float>> ReadWeights(const Checkpoint& checkpoint, const Lin
 }
 
 Status PlanGroups(const Checkpoint& checkpoint, const ModelGradients& gradients,
-                  Partition partition, int64_t cluster_size, ThreadPool& pool,
+                  Partition partition, int64_t cluster_size, int64_t run, ThreadPool& pool,
                   std::vector<LinearPlan>& plans) {
   std::vector<Status> status(plans.size());
   pool.ParallelFor(static_cast<int64_t>(plans.size()), [&](int64_t i) {
@@ -49,7 +49,7 @@ Status PlanGroups(const Checkpoint& checkpoint, const ModelGradients& gradients,
     std::vector<float> key = MemberVariances(plan.rows, plan.columns, partition, w->data());
     const std::vector<float>& member = gradients[plan.block][static_cast<int>(plan.id)].member;
     for (size_t m = 0; m < key.size(); ++m) key[m] *= member[m];
-    plan.layout = MakeGroupLayout(plan.rows, plan.columns, partition, cluster_size, key);
+    plan.layout = MakeGroupLayout(plan.rows, plan.columns, partition, cluster_size, key, run);
     GroupMoments moments = ComputeGroupMoments(plan.layout, w->data());
     plan.variance = std::move(moments.variance);
     plan.mean_square = std::move(moments.mean);
@@ -61,21 +61,29 @@ Status PlanGroups(const Checkpoint& checkpoint, const ModelGradients& gradients,
   return absl::OkStatus();
 }
 
-void PlanRowGradients(const ModelGradients& gradients, const ModelMoments& moments,
-                      std::vector<LinearPlan>& plans) {
+std::vector<float> RowCurvature(const LinearPlan& plan, const ModelGradients& gradients,
+                                const ModelMoments& inputs, const ModelOutputs& outputs) {
+  if (!outputs.empty()) return outputs[plan.block][static_cast<int>(plan.id)].conditional;
+  const std::vector<float>& diagonal =
+      inputs[plan.block][static_cast<int>(InputOf(plan.id))].diagonal;
+  const double trace = std::accumulate(diagonal.begin(), diagonal.end(), 0.0);
+  std::vector<float> curvature = gradients[plan.block][static_cast<int>(plan.id)].member;
+  for (float& value : curvature) value = trace > 0 ? static_cast<float>(value / trace) : 0;
+  return curvature;
+}
+
+void PlanRowGradients(const ModelGradients& gradients, const ModelMoments& inputs,
+                      const ModelOutputs& outputs, std::vector<LinearPlan>& plans) {
   for (LinearPlan& plan : plans) {
-    const std::vector<float>& diagonal =
-        moments[plan.block][static_cast<int>(InputOf(plan.id))].diagonal;
-    const double trace = std::accumulate(diagonal.begin(), diagonal.end(), 0.0);
-    const std::vector<float>& member = gradients[plan.block][static_cast<int>(plan.id)].member;
+    if (plan.layout.partition == Partition::kRows) continue;
+    const std::vector<float> curvature = RowCurvature(plan, gradients, inputs, outputs);
     plan.row_gradient.assign(plan.layout.cluster_count(), 0.0f);
     for (int64_t c = 0; c < plan.layout.cluster_count(); ++c) {
       double sum = 0;
       for (int64_t i = plan.layout.cluster_begin(c); i < plan.layout.cluster_end(c); ++i) {
-        sum += member[plan.layout.members[i]];
+        sum += curvature[plan.layout.members[i]];
       }
-      plan.row_gradient[c] =
-          trace > 0 ? static_cast<float>(sum / plan.layout.members_in(c) / trace) : 0;
+      plan.row_gradient[c] = static_cast<float>(sum / plan.layout.members_in(c));
     }
   }
 }

@@ -2,14 +2,17 @@
 #ifndef CVXQ_PIPELINE_LINEAR_PLAN_H_
 #define CVXQ_PIPELINE_LINEAR_PLAN_H_
 
+#include <array>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/thread_pool.h"
 #include "model/arch_spec.h"
 #include "pipeline/gradients.h"
 #include "pipeline/input_moments.h"
+#include "pipeline/output_moments.h"
 #include "quant/dual_ascent.h"
 #include "quant/groups.h"
 #include "storage/checkpoint.h"
@@ -25,7 +28,7 @@ struct LinearPlan {
 
   // From the gradients.
   GroupLayout layout;
-  std::vector<float> row_gradient;    // a_k [clusters]: mean over the cluster's rows of F / H
+  std::vector<float> row_gradient;    // a_k [clusters]: mean of a_r over the cluster
   std::vector<float> group_gradient;  // G^2 [clusters, lines]; where a codec asks for it
   // From the weights.
   std::vector<float> variance;     // S^2 [clusters, lines] about the mean
@@ -34,10 +37,13 @@ struct LinearPlan {
   std::vector<float> log2_importance;
   std::vector<uint8_t> depth;
   // From coding.
-  std::vector<uint8_t> packed;  // the bytes of the packed format
+  std::string_view suffix;      // of the tensor that takes the place of the weight (model_files.h)
+  std::vector<uint8_t> packed;  // its bytes
   std::vector<float> bias;      // new bias [M], where bias correction made one
   int64_t code_bytes = 0;       // of `packed`, codes only
-  double zero_weights = 0;      // at depth 0
+  double zero_weights = 0;      // weights that became zero
+  double distortion = 0;        // predicted: nats of KL a token
+  std::array<int64_t, kMaxDepth + 1> depth_histogram{};  // weights at each depth
 };
 
 // One plan for each linear of each block, in order.
@@ -47,13 +53,19 @@ std::vector<LinearPlan> MakePlans(const ArchSpec& spec);
 StatusOr<std::vector<float>> ReadWeights(const Checkpoint& checkpoint, const LinearPlan& plan);
 
 // Clusters the members by variance x mean squared gradient, and takes moments of the groups.
+// `run`: only members of one run of so many are put together (0: all).
 Status PlanGroups(const Checkpoint& checkpoint, const ModelGradients& gradients,
-                  Partition partition, int64_t cluster_size, ThreadPool& pool,
+                  Partition partition, int64_t cluster_size, int64_t run, ThreadPool& pool,
                   std::vector<LinearPlan>& plans);
 
-// Fills row_gradient: F summed over each row, by the trace of H_I. `moments` must be factored.
-void PlanRowGradients(const ModelGradients& gradients, const ModelMoments& moments,
-                      std::vector<LinearPlan>& plans);
+// The curvature of each row's errors that all its weights share, a_r [M]: D_O where H_O is
+// factored, else F summed over the row, by the trace of H_I (whose factors must be there).
+std::vector<float> RowCurvature(const LinearPlan& plan, const ModelGradients& gradients,
+                                const ModelMoments& inputs, const ModelOutputs& outputs);
+
+// Fills row_gradient: the mean of a_r over each cluster.
+void PlanRowGradients(const ModelGradients& gradients, const ModelMoments& inputs,
+                      const ModelOutputs& outputs, std::vector<LinearPlan>& plans);
 
 // How importance is made.
 enum class ImportanceKind : uint8_t {

@@ -24,13 +24,21 @@ std::span<const std::byte> Bytes(const auto& values) { return std::as_bytes(std:
 
 }  // namespace
 
+SharedTensor TablesTensor(const std::vector<TableSet>& families) {
+  const std::vector<float> tables = FlattenTables(families);
+  SharedTensor shared{{std::string(kTablesName),
+                       DType::kF32,
+                       {static_cast<int64_t>(families.size()),
+                        static_cast<int64_t>(tables.size() / families.size())}},
+                      {}};
+  const auto* bytes = reinterpret_cast<const uint8_t*>(tables.data());
+  shared.bytes.assign(bytes, bytes + tables.size() * sizeof(float));
+  return shared;
+}
+
 PackedWriter::PackedWriter(const Checkpoint& checkpoint, nlohmann::json config,
-                           std::vector<TableSet> tables, const std::vector<LinearPlan>& plans)
-    : checkpoint_(checkpoint),
-      config_(config.dump(2) + "\n"),
-      tables_(FlattenTables(tables)),
-      families_(static_cast<int64_t>(tables.size())),
-      plans_(plans) {
+                           const std::vector<LinearPlan>& plans)
+    : checkpoint_(checkpoint), config_(config.dump(2) + "\n"), plans_(plans) {
   std::set<std::string> replaced;
   for (const LinearPlan& plan : plans) replaced.insert(plan.name + ".weight");
   for (const std::string& name : checkpoint.names()) {
@@ -47,11 +55,9 @@ std::vector<TensorEntry> PackedWriter::Entries(bool with_packed) const {
   std::set<std::string> new_bias;
   std::vector<TensorEntry> entries;
   if (with_packed) {
-    entries.push_back({std::string(kTablesName),
-                       DType::kF32,
-                       {families_, static_cast<int64_t>(tables_.size()) / families_}});
+    for (const SharedTensor& shared : shared_) entries.push_back(shared.entry);
     for (const LinearPlan& plan : plans_) {
-      entries.push_back({plan.name + std::string(kPackedSuffix),
+      entries.push_back({plan.name + std::string(plan.suffix),
                          DType::kU8,
                          {static_cast<int64_t>(plan.packed.size())}});
       if (plan.bias.empty()) continue;
@@ -86,7 +92,9 @@ Status PackedWriter::Write(const std::string& folder) const {
                         SafetensorsWriter::Create(folder + "/" + std::string(kWeightsFile),
                                                   Entries(true), Metadata()));
   std::set<std::string> new_bias;
-  CVXQ_RETURN_IF_ERROR(writer->Append(Bytes(tables_)));
+  for (const SharedTensor& shared : shared_) {
+    CVXQ_RETURN_IF_ERROR(writer->Append(Bytes(shared.bytes)));
+  }
   for (const LinearPlan& plan : plans_) {
     CVXQ_RETURN_IF_ERROR(writer->Append(Bytes(plan.packed)));
     if (plan.bias.empty()) continue;

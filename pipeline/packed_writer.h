@@ -16,16 +16,28 @@
 
 namespace cvxq {
 
+// A tensor that all linears share: level tables, symbol statistics.
+struct SharedTensor {
+  TensorEntry entry;
+  std::vector<uint8_t> bytes;
+};
+
+// The level tables of the packed format as a shared tensor.
+SharedTensor TablesTensor(const std::vector<TableSet>& families);
+
 class PackedWriter {
  public:
-  // `tables` are all families in use; `config` is the checkpoint's with quantization_config added.
-  PackedWriter(const Checkpoint& checkpoint, nlohmann::json config, std::vector<TableSet> tables,
+  // `config` is the checkpoint's with quantization_config added.
+  PackedWriter(const Checkpoint& checkpoint, nlohmann::json config,
                const std::vector<LinearPlan>& plans);
+
+  // Replaces the shared tensors.
+  void Share(std::vector<SharedTensor> shared) { shared_ = std::move(shared); }
 
   // Bytes of the whole output folder, exactly, for the plans' present `packed` and `bias`.
   int64_t OutputBytes() const;
   // The part of it that is there for the quantised matrices: what the folder would shrink by
-  // without them, their tables and their new biases.
+  // without them, what they share and their new biases.
   int64_t PackedBytes() const;
 
   // Writes all files into `folder`.
@@ -37,8 +49,7 @@ class PackedWriter {
 
   const Checkpoint& checkpoint_;
   const std::string config_;
-  const std::vector<float> tables_;
-  const int64_t families_;
+  std::vector<SharedTensor> shared_;
   const std::vector<LinearPlan>& plans_;
   std::vector<std::string> dense_;        // names of the tensors that are copied
   std::vector<std::string> other_files_;  // of the checkpoint's folder that are copied

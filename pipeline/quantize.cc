@@ -10,26 +10,37 @@
 #include "base/size.h"
 #include "base/stopwatch.h"
 #include "base/thread_pool.h"
-#include "pipeline/coding.h"
 #include "pipeline/input_moments.h"
 #include "pipeline/linear_plan.h"
+#include "pipeline/model_coder.h"
 #include "pipeline/model_files.h"
 #include "pipeline/output_guard.h"
 #include "pipeline/packed_writer.h"
 #include "pipeline/quantized_overlay.h"
-#include "quant/importance.h"
 #include "storage/files.h"
 #include "storage/spill_store.h"
 
 namespace cvxq {
 namespace {
 
-constexpr double kTolerance = 0.001;  // the target is met within this share, and never exceeded
-constexpr int kMaxCodingPasses = 8;
-constexpr int kFeedbackRounds = 3;  // of allocation, each with the noise of the last one's depths
-constexpr int64_t kSurveySamples =
-    8;  // gradients that decide clusters when groups are measured after
+constexpr int64_t kSurveySamples = 8;  // gradients that decide clusters where groups are measured
 constexpr int64_t kSmallModel = int64_t{256} << 20;
+
+std::unique_ptr<ModelCoder> MakeCoder(const QuantizeOptions& options) {
+  switch (options.codec) {
+    case CodecKind::kCompanded:
+    case CodecKind::kLloyd:
+      return MakeGroupedCoder(options);
+    case CodecKind::kEntropy:
+      return MakeEntropyCoder(options);
+    case CodecKind::kRtn:
+    case CodecKind::kGptq:
+    case CodecKind::kAwq:
+    case CodecKind::kOwq:
+      return MakeAffineCoder(options);
+  }
+  return nullptr;
+}
 
 class Quantizer {
  public:
@@ -37,7 +48,7 @@ class Quantizer {
       : options_(options),
         progress_(progress),
         pool_(options.threads > 0 ? options.threads : AvailableProcessors()),
-        lloyd_(options.codec == CodecKind::kLloyd) {}
+        coder_(MakeCoder(options)) {}
 
   StatusOr<QuantizeReport> Run() {
     CVXQ_RETURN_IF_ERROR(CheckOptions());
@@ -46,7 +57,7 @@ class Quantizer {
     for (int64_t iteration = 0; iteration < options_.iterations; ++iteration) {
       CVXQ_RETURN_IF_ERROR(Gradients(iteration));
       if (iteration == 0) CVXQ_RETURN_IF_ERROR(Moments());
-      CVXQ_RETURN_IF_ERROR(AllocateAndCode());
+      CVXQ_RETURN_IF_ERROR(coder_->Code(*context_));
     }
     return Publish();
   }
@@ -76,12 +87,12 @@ class Quantizer {
     if (options_.calibration.seq_len < 2) {
       return absl::InvalidArgumentError("--seq-len must be at least 2");
     }
-    feedback_ =
-        options_.feedback.value_or(lloyd_ ? Feedback::kOne : Feedback::kNone) == Feedback::kOne;
-    if (feedback_ && !lloyd_) {
-      return absl::InvalidArgumentError(
-          "--codec companded has no error feedback; use --feedback none or --codec lloyd");
+    CVXQ_RETURN_IF_ERROR(at_least_one("--group", options_.group));
+    if (!(options_.shrinkage >= 0 && options_.shrinkage < 1)) {
+      return absl::InvalidArgumentError("--shrinkage must be at least 0 and below 1");
     }
+    CVXQ_ASSIGN_OR_RETURN(feedback_, coder_->ChooseFeedback(options_.feedback));
+    needs_ = coder_->Needs();
     return absl::OkStatus();
   }
 
@@ -99,7 +110,7 @@ class Quantizer {
     memory_ = options_.memory.value_or(std::max(kSmallModel, model_bytes / 10));
     store_ = std::make_unique<SpillStore>(output_->path(), memory_ / 2);
     plans_ = MakePlans(files_.spec);
-    tables_ = lloyd_ ? LloydMaxTables(2.0) : CompanderTables();
+    output_block_ = OutputBlockRows(files_.spec, memory_ / 2, options_.group_rows.value_or(64));
     watch_.Lap("open");
     return absl::OkStatus();
   }
@@ -139,51 +150,77 @@ class Quantizer {
     return options;
   }
 
-  // Group sums are what the papers allocate by; under feedback sums over rows are enough.
-  bool NeedsGroups() const { return !feedback_ || options_.partition == Partition::kRows; }
-
   Status Gradients(int64_t iteration) {
     std::unique_ptr<QuantizedOverlay> overlay;
     const WeightSource* weights = files_.weights.get();
     if (iteration > 0) {
-      CVXQ_ASSIGN_OR_RETURN(overlay,
-                            QuantizedOverlay::Make(*files_.weights, plans_, {tables_.table}));
+      CVXQ_ASSIGN_OR_RETURN(overlay, QuantizedOverlay::Make(*files_.weights, plans_, *coder_));
       weights = overlay.get();
+    } else {
+      writer_ = std::make_unique<PackedWriter>(*files_.checkpoint, PackedConfig(), plans_);
+      context_.emplace(CodingContext{options_, *files_.checkpoint, files_.spec, gradients_, inputs_,
+                                     outputs_, *store_, pool_, progress_, watch_, *writer_,
+                                     plans_});
     }
+    if (!needs_.gradients) return absl::OkStatus();
     CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model,
                           Model::Load(files_.spec, *weights, ModelMemory(), *backend_));
     GradientOptions options = GradientsOf(iteration);
     if (iteration == 0) {
-      GradientOptions survey = options;
-      if (NeedsGroups()) survey.samples = std::min(survey.samples, kSurveySamples);
-      auto phase =
-          progress_.Start(NeedsGroups() ? "survey" : "gradients", survey.samples, "sequences");
-      CVXQ_ASSIGN_OR_RETURN(members_, CollectGradients(*model, calibration_, survey,
-                                                       {.partition = options_.partition}, phase));
+      GradientOptions first = options;
+      if (needs_.group_gradients) first.samples = std::min(first.samples, kSurveySamples);
+      auto phase = progress_.Start(needs_.group_gradients ? "survey" : "gradients", first.samples,
+                                   "sequences");
+      CVXQ_ASSIGN_OR_RETURN(
+          gradients_, CollectGradients(*model, calibration_, first,
+                                       {.partition = options_.partition,
+                                        .output_block = needs_.output_factors ? output_block_ : 0},
+                                       phase));
       phase.Done();
-      CVXQ_RETURN_IF_ERROR(PlanGroups(*files_.checkpoint, members_, options_.partition,
-                                      options_.group_rows.value_or(kDefaultClusterRows), pool_,
-                                      plans_));
+      CVXQ_RETURN_IF_ERROR(coder_->Plan(*context_, output_block_));
+      if (needs_.output_factors) CVXQ_RETURN_IF_ERROR(FactorOutputs());
     }
-    if (NeedsGroups() || iteration > 0) {
-      CVXQ_RETURN_IF_ERROR(GroupGradients(*model, options, iteration));
+    if (needs_.group_gradients || iteration > 0) {
+      CVXQ_RETURN_IF_ERROR(MoreGradients(*model, options, iteration));
     }
     watch_.Lap("gradients");
     return absl::OkStatus();
   }
 
-  Status GroupGradients(Model& model, const GradientOptions& options, int64_t iteration) {
+  Status FactorOutputs() {
+    const auto order = [&](int64_t block, LinearId id, int64_t first,
+                           std::span<const float> diagonal) {
+      for (const LinearPlan& plan : plans_) {
+        if (plan.block == block && plan.id == id) return coder_->RowOrder(plan, first, diagonal);
+      }
+      return std::vector<int32_t>();
+    };
+    CVXQ_ASSIGN_OR_RETURN(outputs_,
+                          FactorOutputMoments(files_.spec, output_block_, options_.shrinkage, order,
+                                              gradients_, pool_, *store_));
+    double damping = 0;
+    for (const auto& block : outputs_) {
+      for (const OutputMoments& moments : block) damping = std::max(damping, moments.damping);
+    }
+    if (damping > 0) {
+      progress_.Note(absl::StrFormat(
+          "some output moments took extra damping, up to %g of their mean", damping));
+    }
+    return absl::OkStatus();
+  }
+
+  // Group sums, or a later iteration's: running averages over the iterations.
+  Status MoreGradients(Model& model, const GradientOptions& options, int64_t iteration) {
     ModelLayouts layouts(files_.spec.layers);
     for (const LinearPlan& plan : plans_) {
       layouts[plan.block][static_cast<int>(plan.id)] = plan.layout;
     }
     auto phase = progress_.Start("gradients", options.samples, "sequences");
     GradientRequest request{.partition = options_.partition, .layouts = &layouts};
-    if (!NeedsGroups()) request.layouts = nullptr;
+    if (!needs_.group_gradients) request.layouts = nullptr;
     CVXQ_ASSIGN_OR_RETURN(ModelGradients found,
                           CollectGradients(model, calibration_, options, request, phase));
     phase.Done();
-    // Running averages over the iterations.
     const float share = 1.0f / static_cast<float>(iteration + 1);
     const auto average = [&](std::vector<float>& mean, std::vector<float>& value) {
       if (iteration == 0) {
@@ -193,143 +230,59 @@ class Quantizer {
       for (size_t i = 0; i < mean.size(); ++i) mean[i] += (value[i] - mean[i]) * share;
     };
     for (LinearPlan& plan : plans_) {
-      LinearGradients& gradients = found[plan.block][static_cast<int>(plan.id)];
-      if (NeedsGroups()) {
-        average(plan.group_gradient, gradients.group);
+      LinearGradients& of_plan = found[plan.block][static_cast<int>(plan.id)];
+      if (needs_.group_gradients) {
+        average(plan.group_gradient, of_plan.group);
       } else {
-        average(members_[plan.block][static_cast<int>(plan.id)].member, gradients.member);
+        average(gradients_[plan.block][static_cast<int>(plan.id)].member, of_plan.member);
       }
     }
-    if (!NeedsGroups()) PlanRowGradients(members_, moments_, plans_);
     return absl::OkStatus();
   }
 
-  bool BiasCorrection() const { return !lloyd_; }
-
   Status Moments() {
-    if (!feedback_ && !BiasCorrection()) return absl::OkStatus();
+    if (!needs_.input_factors && !needs_.input_means) return absl::OkStatus();
     CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model,
                           Model::Load(files_.spec, *files_.weights, ModelMemory(), *backend_));
     auto phase = progress_.Start("input moments", files_.spec.layers, "blocks");
-    CVXQ_ASSIGN_OR_RETURN(
-        moments_, CollectInputMoments(*model, calibration_,
-                                      {.factor = feedback_, .damping = options_.damping}, pool_,
-                                      *store_, phase));
+    CVXQ_ASSIGN_OR_RETURN(inputs_, CollectInputMoments(*model, calibration_,
+                                                       {.factor = needs_.input_factors,
+                                                        .order = needs_.order,
+                                                        .damping = options_.damping},
+                                                       pool_, *store_, phase));
     phase.Done(store_->bytes_on_disk() > 0
                    ? FormatBytes(store_->bytes_on_disk()) + " kept on disk meanwhile"
                    : "");
-    if (feedback_) PlanRowGradients(members_, moments_, plans_);
+    double damping = 0;
+    for (const auto& block : inputs_) {
+      for (const InputMoments& moments : block) damping = std::max(damping, moments.damping);
+    }
+    if (damping > options_.damping) {
+      progress_.Note(
+          absl::StrFormat("some input moments took more damping, up to %g of their mean", damping));
+    }
     watch_.Lap("input moments");
     return absl::OkStatus();
   }
 
-  Status Allocate(int64_t budget_bits, bool first) {
-    const bool by_feedback = feedback_ && options_.partition == Partition::kColumns;
-    const int rounds = by_feedback && first ? kFeedbackRounds + 1 : 1;
-    for (int round = 0; round < rounds; ++round) {
-      CVXQ_RETURN_IF_ERROR(CheckInterrupted());
-      if (first) {
-        CVXQ_RETURN_IF_ERROR(PlanImportance(by_feedback ? ImportanceKind::kFeedback
-                                            : lloyd_    ? ImportanceKind::kGroupSquare
-                                                        : ImportanceKind::kGroup,
-                                            /*average=*/round >= 2, tables_.distortion, moments_,
-                                            *store_, pool_, plans_));
-      }
-      allocation_ = PlanDepths(DepthModel::Paper(0), budget_bits, plans_);
-    }
-    return absl::OkStatus();
-  }
-
   int64_t QuantizedWeights() const { return files_.spec.quantized_parameters(); }
-
-  // What is counted against the target, for the plans as they are coded now.
-  int64_t Counted(const PackedWriter& writer) const {
-    return options_.size ? writer.OutputBytes() : writer.PackedBytes();
-  }
-
-  Status AllocateAndCode() {
-    for (LinearPlan& plan : plans_) {  // of the iteration before
-      plan.depth.clear();
-      plan.packed.clear();
-      plan.bias.clear();
-    }
-    writer_ = std::make_unique<PackedWriter>(*files_.checkpoint, PackedConfig(),
-                                             std::vector<TableSet>{tables_.table}, plans_);
-    const double weights = static_cast<double>(QuantizedWeights());
-    const int64_t target = options_.size
-                               ? *options_.size
-                               : static_cast<int64_t>(std::floor(*options_.bits * weights / 8));
-    if (options_.nominal) {
-      CVXQ_RETURN_IF_ERROR(
-          Allocate(static_cast<int64_t>(std::floor(*options_.bits * weights)), true));
-      return Code(1);
-    }
-    // Bytes beside the allocated bits: at first a guess, then what the last pass has shown. Aim
-    // slightly below the target: what lies between is lost, what lies above must be done again.
-    int64_t beside = Counted(*writer_) + static_cast<int64_t>(weights * 0.02 / 8);
-    const int64_t aim = target - static_cast<int64_t>(target * kTolerance * 0.3);
-    for (int pass = 1;; ++pass) {
-      const int64_t budget = (aim - beside) * 8;
-      if (budget < 0) return TooSmall(beside, weights);
-      CVXQ_RETURN_IF_ERROR(Allocate(budget, pass == 1));
-      CVXQ_RETURN_IF_ERROR(Code(pass));
-      const int64_t counted = Counted(*writer_);
-      const bool all_depths_full = allocation_.bits + 8 * kMaxDepth < budget &&
-                                   allocation_.bits >= static_cast<int64_t>(weights) * kMaxDepth;
-      if (counted <= target && (counted >= target * (1 - kTolerance) || all_depths_full)) break;
-      if (pass == kMaxCodingPasses) {
-        if (counted <= target) break;
-        return TooSmall(counted, weights);
-      }
-      beside = counted - allocation_.bits / 8;
-    }
-    return absl::OkStatus();
-  }
-
-  Status TooSmall(int64_t bytes, double weights) const {
-    if (options_.size) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("--size %s is too small for this model: embeddings, norms and side "
-                          "information alone take %s; ask for more",
-                          FormatBytes(*options_.size), FormatBytes(bytes)));
-    }
-    return absl::InvalidArgumentError(
-        absl::StrFormat("--bits %g is too low for this model: side information alone takes about "
-                        "%.2f bits a weight; "
-                        "ask for more, or raise --group-rows",
-                        *options_.bits, bytes * 8 / weights));
-  }
-
-  Status Code(int pass) {
-    auto phase = progress_.Start(pass == 1 ? "code" : absl::StrCat("code (pass ", pass, ")"),
-                                 static_cast<int64_t>(plans_.size()), "linears");
-    CVXQ_RETURN_IF_ERROR(
-        CodePlans({.codec = options_.codec,
-                   .feedback = feedback_,
-                   .bias_correction = BiasCorrection(),
-                   .scale_steps = lloyd_ ? kLloydScaleSteps : kCompandedScaleSteps},
-                  tables_, *files_.checkpoint, moments_, *store_, pool_, phase, plans_));
-    phase.Done(absl::StrFormat("%.4f bits a weight", 8.0 * writer_->PackedBytes() /
-                                                         static_cast<double>(QuantizedWeights())));
-    ++coding_passes_;
-    watch_.Lap("code");
-    return absl::OkStatus();
-  }
 
   nlohmann::json PackedConfig() const {
     nlohmann::json config = files_.checkpoint->config();
     config["quantization_config"] = {
         {"quant_method", "cvxq"},
         {"format_version", kPackedFormatVersion},
-        {"codec", CodecName()},
+        {"codec", coder_->name()},
         {"objective", options_.objective == Objective::kFisher ? "fisher" : "hidden"},
-        {"feedback", feedback_ ? "one" : "none"},
+        {"feedback", FeedbackName()},
         {"calibration_hash", absl::StrFormat("%016x", calibration_.hash)},
         {"numerics_class", NumericsClass()}};
     return config;
   }
 
-  std::string CodecName() const { return lloyd_ ? "lloyd" : "companded"; }
+  const char* FeedbackName() const {
+    return feedback_ == Feedback::kTwo ? "two" : feedback_ == Feedback::kOne ? "one" : "none";
+  }
   std::string NumericsClass() const {
     return absl::StrCat(backend_->numerics_class(), "-",
                         ModelMemory().compute == DType::kBF16 ? "bf16" : "fp32");
@@ -342,7 +295,7 @@ class Quantizer {
 
     QuantizeReport report;
     report.output = options_.output;
-    report.codec = CodecName();
+    report.codec = coder_->name();
     report.calibration = calibration_.description;
     report.backend = backend_->name();
     report.numerics_class = NumericsClass();
@@ -366,38 +319,32 @@ class Quantizer {
     }
     report.nominal_bits_per_weight = 8.0 * code_bytes / weights;
     report.zero_fraction = zeros / weights;
-    report.log2_lambda = allocation_.log2_lambda;
+    report.log2_lambda = coder_->log2_lambda();
     report.iterations = options_.iterations;
-    report.coding_passes = coding_passes_;
+    report.coding_passes = coder_->passes();
     report.peak_memory_bytes = PeakResidentBytes();
     watch_.Lap("write");
     report.seconds = watch_.Finish();
     return report;
   }
 
-  LayerReport ReportLayer(const LinearPlan& plan) const {
-    LayerReport layer{.name = plan.name, .rows = plan.rows, .columns = plan.columns};
-    layer.bits_per_weight = 8.0 * static_cast<double>(plan.packed.size()) /
-                            static_cast<double>(plan.rows * plan.columns);
-    for (size_t g = 0; g < plan.depth.size(); ++g) {
-      const int64_t weights = plan.layout.members_in(g / plan.layout.line_count());
-      layer.depth_histogram[plan.depth[g]] += weights;
-      if (!std::isfinite(plan.log2_importance[g])) continue;
-      layer.predicted_distortion += 0.5 * static_cast<double>(weights) *
-                                    std::exp2(plan.log2_importance[g]) *
-                                    tables_.distortion[plan.depth[g]];
-    }
-    return layer;
+  static LayerReport ReportLayer(const LinearPlan& plan) {
+    return {.name = plan.name,
+            .rows = plan.rows,
+            .columns = plan.columns,
+            .bits_per_weight = 8.0 * static_cast<double>(plan.packed.size()) /
+                               static_cast<double>(plan.rows * plan.columns),
+            .predicted_distortion = plan.distortion,
+            .depth_histogram = plan.depth_histogram};
   }
-
-  static constexpr int64_t kDefaultClusterRows = 64;
-  static constexpr int kLloydScaleSteps = 4, kCompandedScaleSteps = 16;
 
   const QuantizeOptions& options_;
   Progress& progress_;
   ThreadPool pool_;
-  const bool lloyd_;
-  bool feedback_ = false;
+  const std::unique_ptr<ModelCoder> coder_;
+  Feedback feedback_ = Feedback::kNone;
+  StatisticsNeeds needs_;
+  int64_t output_block_ = 0;
   int64_t memory_ = 0;
   ModelFiles files_;
   std::unique_ptr<const Tokenizer> tokenizer_;
@@ -405,14 +352,13 @@ class Quantizer {
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<SpillStore> store_;
   CalibrationSet calibration_;
-  LevelTables tables_;
   std::vector<LinearPlan> plans_;
-  ModelGradients members_;
-  ModelMoments moments_;
-  Allocation allocation_;
+  ModelGradients gradients_;
+  ModelMoments inputs_;
+  ModelOutputs outputs_;
   std::unique_ptr<PackedWriter> writer_;
-  int64_t coding_passes_ = 0;
   Stopwatch watch_;
+  std::optional<CodingContext> context_;  // of all the above
 };
 
 }  // namespace

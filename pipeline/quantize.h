@@ -23,14 +23,15 @@
 
 namespace cvxq {
 
-enum class CodecKind : uint8_t { kCompanded, kLloyd };
+enum class CodecKind : uint8_t { kCompanded, kLloyd, kEntropy, kRtn, kGptq, kAwq, kOwq };
 enum class ComputeKind : uint8_t { kAuto, kF32, kBF16 };  // kAuto: BF16 where it is fast and exact
 
 struct QuantizeOptions {
   std::string model, output;
   bool overwrite = false;
 
-  std::optional<double> bits;   // per quantised weight; exactly one of bits and size
+  std::optional<double> bits;   // per quantised weight (rtn, gptq, awq, owq: the width of a code);
+                                // exactly one of bits and size
   std::optional<int64_t> size;  // bytes of the output folder
   bool nominal = false;         // bits counts codes only
 
@@ -43,8 +44,10 @@ struct QuantizeOptions {
   int64_t iterations = 1;
   Partition partition = Partition::kColumns;
   std::optional<int64_t> group_rows;  // cluster size; default by codec
-  std::optional<Feedback> feedback;   // default: one for lloyd, none for companded
-  double damping = 0.003;
+  int64_t group = 128;                // columns that share a scale; rtn, gptq, awq, owq
+  std::optional<Feedback> feedback;   // default by codec
+  double damping = 0.003;             // of H_I, as a share of the mean of its diagonal
+  double shrinkage = 0.2;             // of H_O towards that mean
 
   ComputeKind compute = ComputeKind::kAuto;
   int threads = 0;                // 0: all that this process may use

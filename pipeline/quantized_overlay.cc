@@ -3,12 +3,11 @@
 namespace cvxq {
 
 StatusOr<std::unique_ptr<QuantizedOverlay>> QuantizedOverlay::Make(
-    const WeightSource& original, const std::vector<LinearPlan>& plans,
-    const std::vector<TableSet>& tables) {
+    const WeightSource& original, const std::vector<LinearPlan>& plans, const ModelCoder& coder) {
   std::unique_ptr<QuantizedOverlay> overlay(new QuantizedOverlay(original));
   for (const LinearPlan& plan : plans) {
-    CVXQ_ASSIGN_OR_RETURN(const PackedMatrix matrix, ParsePackedMatrix(plan.packed, tables));
-    overlay->replaced_[plan.name + ".weight"] = {{plan.rows, plan.columns}, Decode(matrix)};
+    CVXQ_ASSIGN_OR_RETURN(std::vector<float> w, coder.Decoded(plan));
+    overlay->replaced_[plan.name + ".weight"] = {{plan.rows, plan.columns}, std::move(w)};
     if (!plan.bias.empty()) overlay->replaced_[plan.name + ".bias"] = {{plan.rows}, plan.bias};
   }
   return overlay;

@@ -10,20 +10,20 @@
 
 #include "model/weights.h"
 #include "pipeline/linear_plan.h"
-#include "quant/packed_format.h"
+#include "pipeline/model_coder.h"
 
 namespace cvxq {
 
 class QuantizedOverlay : public WeightSource {
  public:
-  // Decodes the plans' packed bytes; new biases are laid over as well.
+  // Decodes the plans as `coder` coded them; new biases are laid over as well.
   static StatusOr<std::unique_ptr<QuantizedOverlay>> Make(const WeightSource& original,
                                                           const std::vector<LinearPlan>& plans,
-                                                          const std::vector<TableSet>& tables);
+                                                          const ModelCoder& coder);
   HostTensor Dense(const std::string& name) const override;
   bool IsPacked(const std::string&) const override { return false; }
-  StatusOr<std::shared_ptr<const PackedMatrix>> Packed(const std::string&) const override {
-    return std::shared_ptr<const PackedMatrix>();
+  StatusOr<std::shared_ptr<const LinearCodes>> Packed(const std::string&) const override {
+    return std::shared_ptr<const LinearCodes>();
   }
   void Release(const std::string& name) const override { original_.Release(name); }
 

@@ -14,7 +14,7 @@ std::vector<int32_t> GroupLayout::ClusterOfMember() const {
 }
 
 GroupLayout MakeGroupLayout(int64_t rows, int64_t columns, Partition partition,
-                            int64_t cluster_size, const std::vector<float>& keys) {
+                            int64_t cluster_size, const std::vector<float>& keys, int64_t run) {
   GroupLayout layout;
   layout.rows = rows;
   layout.columns = columns;
@@ -23,8 +23,12 @@ GroupLayout MakeGroupLayout(int64_t rows, int64_t columns, Partition partition,
   layout.members.resize(layout.member_count());
   std::iota(layout.members.begin(), layout.members.end(), 0);
   const auto key = [&](int32_t member) { return std::isnan(keys[member]) ? 0.0f : keys[member]; };
-  std::stable_sort(layout.members.begin(), layout.members.end(),
-                   [&](int32_t a, int32_t b) { return key(a) > key(b); });
+  const int64_t step = run > 0 ? run : layout.member_count();
+  for (int64_t first = 0; first < layout.member_count(); first += step) {
+    std::stable_sort(layout.members.begin() + first,
+                     layout.members.begin() + std::min(layout.member_count(), first + step),
+                     [&](int32_t a, int32_t b) { return key(a) > key(b); });
+  }
   for (int64_t c = 0; c < layout.cluster_count(); ++c) {
     std::sort(layout.members.begin() + layout.cluster_begin(c),
               layout.members.begin() + layout.cluster_end(c));

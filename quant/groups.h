@@ -30,9 +30,10 @@ struct GroupLayout {
 };
 
 // Clusters of `cluster_size` members (at most all) with keys that are alike: members are sorted by
-// key, largest first, ties by index, and cut in runs. NaN keys count as zero.
+// key, largest first, ties by index, and cut in clusters. NaN keys count as zero. With `run` above
+// 0 members are only sorted inside runs of so many; it is a multiple of cluster_size.
 GroupLayout MakeGroupLayout(int64_t rows, int64_t columns, Partition partition,
-                            int64_t cluster_size, const std::vector<float>& keys);
+                            int64_t cluster_size, const std::vector<float>& keys, int64_t run = 0);
 
 // The weights of cluster c as line-major values: out[line * members_in(c) + i], from W [M, N].
 void GatherCluster(const GroupLayout& layout, int64_t c, const float* w, float* out);

@@ -239,9 +239,11 @@ TEST_F(QuantizeTest, SameBytesForAnyNumberOfThreadsAndFromRunToRun) {
   }
 }
 
-// Memory changes where things are kept and not what they are.
+// Memory changes where things are kept and not what they are, but for the blocks of two-sided
+// feedback.
 TEST_F(QuantizeTest, SameBytesWithAndWithoutSpilling) {
   QuantizeOptions options = Quick(kModels[0], Out());
+  options.feedback = Feedback::kOne;
   options.bits = 2.7;
   const auto expected = Run(options);
   options.memory = 0;

@@ -1,0 +1,337 @@
+// The codec `entropy`: one delta for the whole model, found by dual ascent.
+//
+//   survey   code some blocks at a foreseen delta: symbol statistics, and how the bits compare with
+//            what was foreseen
+//   code     all linears at the delta that this predicts; again if it is far off
+//   trim     some linears once more at a slightly different delta, until the bytes meet the target
+//
+// Factors are made once and read back for each pass.
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <numeric>
+#include <optional>
+
+#include "absl/strings/str_format.h"
+#include "base/interrupt.h"
+#include "pipeline/model_coder.h"
+#include "pipeline/model_files.h"
+#include "quant/entropy.h"
+#include "quant/entropy_tables.h"
+#include "quant/scaled_format.h"
+
+namespace cvxq {
+namespace {
+
+constexpr int kMaxPasses = 12;
+constexpr int64_t kSurveyStride = 4;  // every so many blocks are surveyed
+// A trim changes delta by this many times what would do for all linears at once, so that about one
+// in so many is coded again. At most by kMaxTrim octaves: the loss grows with its square.
+constexpr double kTrimFactor = 4, kMaxTrim = 0.05;
+constexpr int64_t kSmallLinear = 1 << 20;  // weights; threads take one each
+
+class EntropyCoder : public ModelCoder {
+ public:
+  explicit EntropyCoder(const QuantizeOptions& options) : options_(options) {}
+
+  std::string name() const override { return "entropy"; }
+
+  StatusOr<Feedback> ChooseFeedback(std::optional<Feedback> asked) override {
+    feedback_ = asked.value_or(Feedback::kTwo);
+    return feedback_;
+  }
+
+  StatisticsNeeds Needs() const override {
+    return {
+        .gradients = true, .input_factors = true, .output_factors = feedback_ == Feedback::kTwo};
+  }
+
+  Status Plan(CodingContext& context, int64_t) override {
+    for (LinearPlan& plan : context.plans) {
+      plan.layout = {.rows = plan.rows, .columns = plan.columns, .cluster_size = plan.rows};
+    }
+    return absl::OkStatus();
+  }
+
+  // The trellis runs from the first row down, and so does the work.
+  std::vector<int32_t> RowOrder(const LinearPlan&, int64_t first,
+                                std::span<const float> diagonal) const override {
+    return Downwards(first, static_cast<int64_t>(diagonal.size()));
+  }
+
+  Status Code(CodingContext& context) override {
+    context_ = &context;
+    for (LinearPlan& plan : context.plans) {
+      plan.packed.clear();
+      plan.suffix = kScaledSuffix;
+    }
+    tables_.reset();
+    context.writer.Share({});
+    CVXQ_RETURN_IF_ERROR(Foresee());
+    const SizeTarget target(context);
+    const double overhead = 8.0 * target.Counted();  // bits of everything but the matrices
+    double correction = 0.85;  // of the bits foreseen: what the trellis and real weights save
+    double log2_delta =
+        AscendDelta(foreseen_, correction, 8.0 * target.aim() - overhead, first_log2_delta_);
+    CVXQ_RETURN_IF_ERROR(Survey(log2_delta, correction));
+    double low = -1000, high = 1000;  // deltas known to take too many, and too few, bits
+    for (int pass = 1;; ++pass) {
+      if (pass > kMaxPasses) return target.TooSmall(target.Counted(), "");
+      if (pass == 1 || std::abs(Excess(target)) > 0.01) {
+        const double budget = 8.0 * target.aim() - overhead;
+        log2_delta = AscendDelta(foreseen_, correction, budget, log2_delta);
+        if (!(log2_delta > low && log2_delta < high)) log2_delta = 0.5 * (low + high);
+        const std::string phase = pass == 1 ? "code" : absl::StrCat("code (pass ", pass, ")");
+        CVXQ_RETURN_IF_ERROR(CodeAll(phase, log2_delta));
+        (target.Counted() > target.aim() ? low : high) = log2_delta;
+        correction = (8.0 * target.Counted() - overhead) / foreseen_.Bits(log2_delta);
+      } else {
+        CVXQ_RETURN_IF_ERROR(Trim(target, log2_delta, correction));
+      }
+      if (target.Met()) break;
+    }
+    log2_lambda_ = 2 * log2_delta;
+    return absl::OkStatus();
+  }
+
+  StatusOr<std::vector<float>> Decoded(const LinearPlan& plan) const override {
+    CVXQ_ASSIGN_OR_RETURN(const ScaledMatrix matrix,
+                          ParseScaledMatrix(plan.packed, *tables_, plan.rows, plan.columns));
+    return Decode(matrix);
+  }
+
+ private:
+  // The order of work from row `first` down.
+  static std::vector<int32_t> Downwards(int64_t first, int64_t rows) {
+    std::vector<int32_t> order(rows);
+    std::iota(order.rbegin(), order.rend(), static_cast<int32_t>(first));
+    return order;
+  }
+
+  // Of the bytes counted, as a share.
+  static double Excess(const SizeTarget& target) {
+    return static_cast<double>(target.Counted() - target.aim()) / static_cast<double>(target.aim());
+  }
+
+  // One linear with all that coding it takes.
+  struct Linear {
+    std::vector<float> w, row_curvature, column_curvature;
+    std::optional<CurvatureFactor> factor;
+    std::vector<RowBlock> blocks;
+    EntropyInput input;
+  };
+
+  StatusOr<std::unique_ptr<Linear>> Load(const LinearPlan& plan, bool factors) {
+    auto linear = std::make_unique<Linear>();
+    CVXQ_ASSIGN_OR_RETURN(linear->w, ReadWeights(context_->checkpoint, plan));
+    const InputMoments& inputs = context_->inputs[plan.block][static_cast<int>(InputOf(plan.id))];
+    linear->row_curvature =
+        RowCurvature(plan, context_->gradients, context_->inputs, context_->outputs);
+    linear->column_curvature = inputs.conditional;
+    const bool dead = std::all_of(inputs.diagonal.begin(), inputs.diagonal.end(),
+                                  [](float d) { return !(d > 0); });
+    if (dead) {
+      std::fill(linear->column_curvature.begin(), linear->column_curvature.end(), 0.0f);
+    } else if (feedback_ == Feedback::kNone) {
+      linear->column_curvature = inputs.diagonal;
+    }
+    if (feedback_ == Feedback::kTwo) {
+      if (factors) {
+        CVXQ_ASSIGN_OR_RETURN(
+            linear->blocks, LoadRowBlocks(context_->outputs[plan.block][static_cast<int>(plan.id)],
+                                          context_->store));
+      }
+    } else {
+      for (int64_t first = 0; first < plan.rows; first += kEntropyFreeRows) {
+        linear->blocks.push_back(
+            {Downwards(first, std::min(kEntropyFreeRows, plan.rows - first)), {}});
+      }
+    }
+    if (factors && feedback_ != Feedback::kNone) {
+      CVXQ_ASSIGN_OR_RETURN(linear->factor, LoadFactor(inputs, context_->store));
+    }
+    linear->input = {.w = linear->w.data(),
+                     .rows = plan.rows,
+                     .columns = plan.columns,
+                     .inputs = linear->factor ? &*linear->factor : nullptr,
+                     .blocks = linear->blocks,
+                     .row_curvature = linear->row_curvature,
+                     .column_curvature = linear->column_curvature};
+    return linear;
+  }
+
+  Status Foresee() {
+    auto phase = context_->progress.Start("foresee", static_cast<int64_t>(context_->plans.size()),
+                                          "linears");
+    std::vector<SpreadHistogram> parts(context_->plans.size());
+    CVXQ_RETURN_IF_ERROR(Each(0, context_->plans.size(), [&](size_t i) -> Status {
+      CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<Linear> linear,
+                            Load(context_->plans[i], /*factors=*/false));
+      parts[i].Add(linear->input, StartScaledCodes(linear->input));
+      phase.Advance();
+      return absl::OkStatus();
+    }));
+    foreseen_ = SpreadHistogram();
+    for (const SpreadHistogram& part : parts) foreseen_.Merge(part);
+    phase.Done();
+    return absl::OkStatus();
+  }
+
+  // Calls body(i) for plans [begin, end) in parallel; the first error in their order.
+  template <typename Body>
+  Status Each(size_t begin, size_t end, const Body& body) {
+    std::vector<Status> status(end - begin);
+    context_->pool.ParallelFor(static_cast<int64_t>(end - begin), [&](int64_t i) {
+      status[i] = CheckInterrupted();
+      if (status[i].ok()) status[i] = body(begin + i);
+    });
+    for (const Status& s : status) CVXQ_RETURN_IF_ERROR(s);
+    return absl::OkStatus();
+  }
+
+  // Codes the linears of one block of the model, small ones side by side; counts[i] takes the
+  // symbols of the i-th.
+  Status CodeBlock(size_t begin, size_t end, double log2_delta, bool serialize,
+                   std::vector<SymbolCounts>& counts, Progress::Phase& phase) {
+    const auto code = [&](size_t i) -> Status {
+      LinearPlan& plan = context_->plans[i];
+      CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<Linear> linear, Load(plan, true));
+      linear->input.delta = std::exp2(log2_delta);
+      ScaledCodes codes = StartScaledCodes(linear->input);
+      plan.distortion = CodeEntropy(linear->input, context_->pool, codes);
+      AssignClasses(codes);
+      if (tables_) RefineClasses(codes, *tables_);
+      counts[i].Add(codes);
+      if (serialize) {
+        plan.packed = SerializeScaledMatrix(codes, *tables_);
+        Tally(codes, plan);
+      }
+      phase.Advance();
+      return absl::OkStatus();
+    };
+    int64_t largest = 0;
+    for (size_t i = begin; i < end; ++i) {
+      largest = std::max(largest, context_->plans[i].rows * context_->plans[i].columns);
+    }
+    if (largest <= kSmallLinear) return Each(begin, end, code);
+    for (size_t i = begin; i < end; ++i) {
+      CVXQ_RETURN_IF_ERROR(CheckInterrupted());
+      CVXQ_RETURN_IF_ERROR(code(i));
+    }
+    return absl::OkStatus();
+  }
+
+  // [begin, end) of the plans of each block of the model.
+  std::vector<std::pair<size_t, size_t>> Blocks() const {
+    std::vector<std::pair<size_t, size_t>> blocks;
+    const std::vector<LinearPlan>& plans = context_->plans;
+    for (size_t i = 0; i < plans.size(); i = blocks.back().second) {
+      size_t end = i;
+      while (end < plans.size() && plans[end].block == plans[i].block) ++end;
+      blocks.emplace_back(i, end);
+    }
+    return blocks;
+  }
+
+  // What a plan tells of its codes: weights at each width of their code in bits.
+  static void Tally(const ScaledCodes& codes, LinearPlan& plan) {
+    plan.depth_histogram.fill(0);
+    for (const int16_t k : codes.integers) {
+      int width = 0;
+      for (int magnitude = std::abs(k); magnitude > 0; magnitude >>= 1) ++width;
+      ++plan.depth_histogram[std::min(width + (k != 0), kMaxDepth)];
+    }
+    plan.zero_weights = static_cast<double>(plan.depth_histogram[0]);
+    plan.code_bytes = static_cast<int64_t>(plan.packed.size());
+  }
+
+  void Learn(const std::vector<SymbolCounts>& counts) {
+    SymbolCounts all(counts.front().grids());
+    for (const SymbolCounts& part : counts) all.Add(part);
+    tables_ = EntropyTables::Train(all);
+    std::vector<uint8_t> bytes = tables_->Serialize();
+    const int64_t size = static_cast<int64_t>(bytes.size());
+    context_->writer.Share({{{std::string(kEntropyName), DType::kU8, {size}}, std::move(bytes)}});
+  }
+
+  // Codes some blocks twice: for statistics, and with them for the bits.
+  Status Survey(double log2_delta, double& correction) {
+    std::vector<std::pair<size_t, size_t>> blocks;
+    const auto all = Blocks();
+    int64_t linears = 0;
+    for (size_t i = 0; i < all.size(); i += kSurveyStride) {
+      blocks.push_back(all[i]);
+      linears += static_cast<int64_t>(all[i].second - all[i].first);
+    }
+    auto phase = context_->progress.Start("survey", 2 * linears, "linears");
+    for (const bool serialize : {false, true}) {
+      std::vector<SymbolCounts> counts(context_->plans.size(), SymbolCounts(kEntropyGrids));
+      for (const auto& [begin, end] : blocks) {
+        CVXQ_RETURN_IF_ERROR(CodeBlock(begin, end, log2_delta, serialize, counts, phase));
+      }
+      Learn(counts);
+    }
+    SpreadHistogram surveyed;
+    double bytes = 0;
+    for (const auto& [begin, end] : blocks) {
+      for (size_t i = begin; i < end; ++i) {
+        CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<Linear> linear,
+                              Load(context_->plans[i], /*factors=*/false));
+        surveyed.Add(linear->input, StartScaledCodes(linear->input));
+        bytes += static_cast<double>(context_->plans[i].packed.size());
+      }
+    }
+    correction = 8 * bytes / surveyed.Bits(log2_delta);
+    phase.Done();
+    context_->watch.Lap("survey");
+    return absl::OkStatus();
+  }
+
+  Status CodeAll(const std::string& name, double log2_delta) {
+    auto phase =
+        context_->progress.Start(name, static_cast<int64_t>(context_->plans.size()), "linears");
+    std::vector<SymbolCounts> counts(context_->plans.size(), SymbolCounts(kEntropyGrids));
+    for (const auto& [begin, end] : Blocks()) {
+      CVXQ_RETURN_IF_ERROR(CodeBlock(begin, end, log2_delta, true, counts, phase));
+    }
+    phase.Done(absl::StrFormat("%.4f bits a weight", 8.0 * context_->writer.PackedBytes() /
+                                                         context_->quantized_weights()));
+    ++passes_;
+    context_->watch.Lap("code");
+    return absl::OkStatus();
+  }
+
+  Status Trim(const SizeTarget& target, double& log2_delta, double correction) {
+    const double over = 8.0 * static_cast<double>(target.Counted() - target.aim());
+    const double now = foreseen_.Bits(log2_delta) * correction;
+    const double wanted = AscendDelta(foreseen_, correction, now - over, log2_delta);
+    const double change = std::clamp(kTrimFactor * (wanted - log2_delta), -kMaxTrim, kMaxTrim);
+    auto phase = context_->progress.Start("trim", 0, "linears");
+    std::vector<SymbolCounts> counts(context_->plans.size(), SymbolCounts(kEntropyGrids));
+    for (const auto& [begin, end] : Blocks()) {
+      CVXQ_RETURN_IF_ERROR(CodeBlock(begin, end, log2_delta + change, true, counts, phase));
+      if (target.Met()) break;
+    }
+    phase.Done(absl::StrFormat("%.4f bits a weight", 8.0 * context_->writer.PackedBytes() /
+                                                         context_->quantized_weights()));
+    context_->watch.Lap("trim");
+    return absl::OkStatus();
+  }
+
+  static constexpr int kEntropyGrids = 2;
+  static constexpr double first_log2_delta_ = -10;
+
+  const QuantizeOptions& options_;
+  CodingContext* context_ = nullptr;
+  Feedback feedback_ = Feedback::kTwo;
+  SpreadHistogram foreseen_;
+  std::optional<EntropyTables> tables_;
+};
+
+}  // namespace
+
+std::unique_ptr<ModelCoder> MakeEntropyCoder(const QuantizeOptions& options) {
+  return std::make_unique<EntropyCoder>(options);
+}
+
+}  // namespace cvxq
