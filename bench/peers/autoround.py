@@ -1,11 +1,9 @@
 #!/usr/bin/env python3
-"""AutoRound: rounding and ranges tuned by signed gradients block by block, in its own format.
+"""AutoRound: rounding and ranges tuned by signed gradients block by block.
 
-One width everywhere, asymmetric unless --sym; everything else as the tool chooses, so 200 steps of
+One width everywhere, asymmetric; everything else as the tool chooses, so 200 steps of
 8 sequences a block. A group that does not divide a matrix's columns is halved until it does.
 """
-
-import json
 
 import torch
 from auto_round import AutoRound
@@ -19,7 +17,6 @@ def main():
     parser.add_argument("--bits", type=int, required=True)
     parser.add_argument("--group", type=int, required=True)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--sym", action="store_true")
     arguments = parser.parse_args()
 
     original = common.read_checkpoint(arguments.model)
@@ -29,7 +26,7 @@ def main():
     groups = {name: common.group_for(original[name].shape[1], arguments.group) for name in names}
     report = common.Report(arguments, "AutoRound", "auto-round",
                            {"bits": arguments.bits, "group": arguments.group,
-                            "symmetric": arguments.sym, "steps": arguments.steps,
+                            "steps": arguments.steps,
                             "matrices_by_group": common.counts(groups.values())})
     model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype="bfloat16")
     samples = [{"input_ids": row, "attention_mask": torch.ones_like(row)}
@@ -37,20 +34,17 @@ def main():
     smaller = {name.removesuffix(".weight"): {"bits": arguments.bits, "group_size": group}
                for name, group in groups.items() if group != arguments.group}
     tool = AutoRound(model, AutoTokenizer.from_pretrained(arguments.model), bits=arguments.bits,
-                     group_size=arguments.group, sym=arguments.sym, layer_config=smaller,
+                     group_size=arguments.group, sym=False, layer_config=smaller,
                      dataset=torch.utils.data.DataLoader(samples, batch_size=8),
                      seqlen=arguments.seq_len, nsamples=len(ids), iters=arguments.steps,
                      batch_size=8, device_map="cpu", enable_torch_compile=False, seed=0)
     tool.quantize()
     report.quantized()
     packed = arguments.output / "packed"
-    tool.save_quantized(packed, format="auto_round")
-
-    layout = json.loads((packed / "config.json").read_text())["quantization_config"]
-    # The layout it has from GPTQ stores zero points less one.
-    offset = 1 if layout["packing_format"] == "auto_round:auto_gptq" else 0
+    # Of its layouts for GPTQ's tensors the one without the old offset of zero points by one.
+    tool.save_quantized(packed, format="auto_round:gptqmodel")
     stored = common.read_checkpoint(packed)
-    dequantized = {name: common.from_gptq_layout(stored, name, arguments.bits, offset)
+    dequantized = {name: common.from_gptq_layout(stored, name, arguments.bits, 0)
                    for name in names}
     report.write(original, dequantized, common.stored_bytes(packed, names))
 

@@ -6,7 +6,8 @@ Every script quantises one checkpoint folder with someone else's tool and writes
 - a report (JSON): peer, version, settings, weight_bytes, quantized_parameters, true_bits, seconds,
   peak_memory_bytes. weight_bytes are those the tool's own format stores for the quantised
   matrices: codes, scales, zero points, shapes, padding. Biases and all other tensors stay as they
-  are and are not counted.
+  are and are not counted; nor is GPTQ's `g_idx`, which on small matrices would weigh much and says
+  only that groups lie in order.
 Quantised are the linears of the blocks: neither embeddings nor the output head.
 """
 
@@ -49,7 +50,8 @@ def read_checkpoint(folder):
 
 
 def stored_bytes(folder, names):
-    """Bytes that a quantised checkpoint stores for the weights `names`, whatever tensors it uses."""
+    """Bytes that a quantised checkpoint stores for the weights `names`, whatever tensors it uses,
+    but for g_idx."""
     prefixes = {name.removesuffix("weight") for name in names}
     total = 0
     for path in sorted(folder.glob("*.safetensors")):
@@ -57,7 +59,7 @@ def stored_bytes(folder, names):
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         for name, info in header.items():
             prefix = name[: name.rfind(".") + 1]
-            if prefix in prefixes and not name.endswith(".bias"):
+            if prefix in prefixes and not name.endswith((".bias", ".g_idx")):
                 total += info["data_offsets"][1] - info["data_offsets"][0]
     return total
 
@@ -95,6 +97,9 @@ def from_gptq_layout(stored, name, bits, zero_offset):
     codes = unpack(stored[prefix + "qweight"].T, bits)  # [rows, columns]
     zeros = unpack(stored[prefix + "qzeros"], bits).T + zero_offset  # [rows, groups]
     scales = stored[prefix + "scales"].T
+    in_order = np.arange(codes.shape[1]) // (codes.shape[1] // scales.shape[1])
+    if not np.array_equal(stored.get(prefix + "g_idx", in_order), in_order):
+        raise SystemExit(f"{name}: its groups are not in order")
     grouped = codes.reshape(*scales.shape, -1) - zeros[:, :, None]
     return (grouped * scales[:, :, None]).reshape(codes.shape).astype(np.float32)
 
