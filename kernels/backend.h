@@ -125,6 +125,8 @@ class Backend {
   virtual void AddBlockSecondMoment(const Tensor& x, Tensor h) = 0;
   // sums[N] (float) += column sums of x[n,N] (compute or float).
   virtual void AddColumnSums(const Tensor& x, Tensor sums) = 0;
+  // sums[n] (float) += the sum of squares of each row of x[n,N] (compute or float).
+  virtual void AddRowSquares(const Tensor& x, Tensor sums) = 0;
   // With G = gy[T,M]^T x[T,N], the gradient of one sequence's objective with respect to W:
   //   sums[A,B] (float): sums[row_group[m], column_group[k]] += G[m,k]^2 for all m, k.
   // row_group I32 [M] in [0, A); column_group I32 [N] in [0, B). An empty group tensor is the

@@ -85,6 +85,11 @@ void AddColumnSums(const Tensor& x, const Tensor& sums) {
           "AddColumnSums: operands");
 }
 
+void AddRowSquares(const Tensor& x, const Tensor& sums) {
+  Require(IsCompute(x) && IsFloat(sums) && IsMatrix(x) && Is(sums, {x.shape[0]}),
+          "AddRowSquares: operands");
+}
+
 void AddSquaredGradient(const Tensor& gy, const Tensor& x, const Tensor& row_group,
                         const Tensor& column_group, const Tensor& sums) {
   Require(IsCompute(gy) && IsCompute(x) && gy.dtype == x.dtype && IsFloat(sums),

@@ -20,6 +20,7 @@ void Unpack(const PackedWeight& packed, const Tensor& w);
 void AddSecondMoment(const Tensor& x, const Tensor& h);
 void AddBlockSecondMoment(const Tensor& x, const Tensor& h);
 void AddColumnSums(const Tensor& x, const Tensor& sums);
+void AddRowSquares(const Tensor& x, const Tensor& sums);
 void AddSquaredGradient(const Tensor& gy, const Tensor& x, const Tensor& row_group,
                         const Tensor& column_group, const Tensor& sums);
 void Embed(const Tensor& table, const Tensor& ids, const Tensor& y);

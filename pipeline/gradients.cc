@@ -20,7 +20,7 @@ enum Stream : uint64_t { kLabelStream = 1, kSignStream = 2, kTokenStream = 3 };
 
 // The sums of one linear on the backend, while they grow.
 struct Accumulator {
-  Tensor member, group, output_moment;
+  Tensor member, group, output_moment, token_square;
   Tensor row_group, column_group;  // of `group`; of `member` one side is all zeros
 };
 
@@ -86,6 +86,9 @@ class GradientCollector {
           const int64_t b = std::min(request_.output_block, rows);
           sum.output_moment = Zeros({(rows + b - 1) / b, b, b});
         }
+        if (request_.token_squares) {
+          sum.token_square = Zeros({options_.samples * calibration_.seq_len});
+        }
       }
     }
   }
@@ -105,7 +108,7 @@ class GradientCollector {
     const Tensor hidden = model_.FinalHidden(x);
     Tensor gradient = OutputGradient(hidden, sample, count);
     if (options_.estimator != Estimator::kTokens) {
-      return Backward(wave, inputs, model_.FinalHiddenBackward(x, gradient));
+      return Backward(sample, wave, inputs, model_.FinalHiddenBackward(x, gradient));
     }
     // One pass for each strided token: all other rows of the gradient are zero. The first token is
     // random, so that every token has the same chance, and each pass counts for `stride` of them.
@@ -124,7 +127,7 @@ class GradientCollector {
       Tensor masked = backend_.Allocate(DType::kF32, gradient.shape);
       backend_.Convert(gradient, masked);
       backend_.ScaleRows(mask_tensor, masked);
-      CVXQ_RETURN_IF_ERROR(Backward(wave, inputs, model_.FinalHiddenBackward(x, masked)));
+      CVXQ_RETURN_IF_ERROR(Backward(sample, wave, inputs, model_.FinalHiddenBackward(x, masked)));
     }
     return absl::OkStatus();
   }
@@ -167,17 +170,19 @@ class GradientCollector {
     return gradient;
   }
 
-  Status Backward(const Wave& wave, const std::vector<Tensor>& inputs, Tensor g) {
+  // The wave's first sequence is `sample`.
+  Status Backward(int64_t sample, const Wave& wave, const std::vector<Tensor>& inputs, Tensor g) {
     for (int64_t block = spec_.layers - 1; block >= 0; --block) {
       const LinearObserver observer = [&](LinearId id, const Tensor& x, const Tensor& gy) {
-        Observe(sums_[block][static_cast<int>(id)], wave, x, gy);
+        Observe(sums_[block][static_cast<int>(id)], sample, wave, x, gy);
       };
       CVXQ_RETURN_IF_ERROR(model_.BackwardBlock(block, wave, inputs[block], g, &observer));
     }
     return absl::OkStatus();
   }
 
-  void Observe(Accumulator& sum, const Wave& wave, const Tensor& x, const Tensor& gy) {
+  void Observe(Accumulator& sum, int64_t sample, const Wave& wave, const Tensor& x,
+               const Tensor& gy) {
     Tensor& sums = sum.group.empty() ? sum.member : sum.group;
     for (int64_t b = 0; b < wave.B; ++b) {  // the square is of the gradient of one sequence
       backend_.AddSquaredGradient(gy.Rows(b * wave.T, (b + 1) * wave.T),
@@ -185,6 +190,10 @@ class GradientCollector {
                                   sum.column_group, sums);
     }
     if (!sum.output_moment.empty()) backend_.AddBlockSecondMoment(gy, sum.output_moment);
+    if (!sum.token_square.empty()) {
+      const int64_t first = (sample - options_.first_sample) * wave.T;
+      backend_.AddRowSquares(gy, sum.token_square.Rows(first, first + wave.rows()));
+    }
   }
 
   StatusOr<std::vector<float>> Download(const Tensor& tensor, int64_t block, LinearId id) {
@@ -218,6 +227,9 @@ class GradientCollector {
         }
         if (!sum.output_moment.empty()) {
           CVXQ_ASSIGN_OR_RETURN(out.output_moment, Download(sum.output_moment, block, id));
+        }
+        if (!sum.token_square.empty()) {
+          CVXQ_ASSIGN_OR_RETURN(out.token_square, Download(sum.token_square, block, id));
         }
       }
     }

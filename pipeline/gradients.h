@@ -43,6 +43,7 @@ struct LinearGradients {
   std::vector<float> member;  // [members]: sum of F over the lines
   std::vector<float> group;   // [clusters, lines]: mean of F over the group; if layouts given
   std::vector<float> output_moment;  // H_O in blocks [ceil(M/b), b, b]; if asked for
+  std::vector<float> token_square;   // |g_t|^2 of each token [samples * T]; if asked for
 };
 
 // By block and linear; absent linears are empty.
@@ -54,6 +55,7 @@ struct GradientRequest {
   Partition partition = Partition::kColumns;
   const ModelLayouts* layouts = nullptr;  // given: group sums in place of member sums
   int64_t output_block = 0;               // b of output_moment; 0: none; M or more: whole
+  bool token_squares = false;
 };
 
 // The same result for any number of threads. Errors: weights that cannot be read, gradients that

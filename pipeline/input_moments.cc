@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "base/interrupt.h"
 #include "pipeline/gradients.h"
@@ -88,12 +89,34 @@ class MomentCollector {
       if (seen[which]) return;  // q, k, v share one input, gate and up another
       seen[which] = true;
       backend_.AddColumnSums(input, sums.sum[which]);
-      if (options_.factor) backend_.AddSecondMoment(input, sums.moment[which]);
+      if (options_.factor)
+        backend_.AddSecondMoment(Weighted(block, which, index, input), sums.moment[which]);
     };
     CVXQ_RETURN_IF_ERROR(model_.ForwardBlock(block, wave, x, &observer));
     backend_.Download(x, buffer_.data());
     CVXQ_RETURN_IF_ERROR(backend_.Synchronize());
     return store_.Overwrite(activations_[index], buffer_);
+  }
+
+  // The inputs of a wave, each row times the root of its token's weight.
+  Tensor Weighted(int64_t block, int which, size_t wave, const Tensor& input) {
+    if (options_.weights == nullptr || (*options_.weights)[block][which].empty()) return input;
+    const std::vector<float>& weights = (*options_.weights)[block][which];
+    const int64_t first =
+        static_cast<int64_t>(wave) * WaveSequences(calibration_.seq_len) * calibration_.seq_len;
+    std::vector<float> root(input.shape[0], 1.0f);
+    for (int64_t i = 0; i < input.shape[0]; ++i) {
+      if (first + i < static_cast<int64_t>(weights.size())) root[i] = std::sqrt(weights[first + i]);
+    }
+    Tensor scale = backend_.Allocate(DType::kF32, {input.shape[0]});
+    backend_.Upload(root.data(), scale);
+    Tensor scaled = backend_.Allocate(DType::kF32, input.shape);
+    backend_.Convert(input, scaled);
+    backend_.ScaleRows(scale, scaled);
+    if (input.dtype == DType::kF32) return scaled;
+    Tensor rounded = backend_.Allocate(input.dtype, input.shape);
+    backend_.Convert(scaled, rounded);
+    return rounded;
   }
 
   Status FinishBlock(int64_t block, BlockSums& sums, std::array<InputMoments, kInputCount>& out) {
@@ -152,6 +175,28 @@ class MomentCollector {
 };
 
 }  // namespace
+
+TokenWeights WeighTokens(const ModelGradients& gradients) {
+  TokenWeights weights(gradients.size());
+  for (size_t block = 0; block < gradients.size(); ++block) {
+    for (int id = 0; id < kLinearCount; ++id) {
+      const std::vector<float>& squares = gradients[block][id].token_square;
+      std::vector<float>& sum =
+          weights[block][static_cast<int>(InputOf(static_cast<LinearId>(id)))];
+      if (sum.empty()) sum.resize(squares.size());
+      for (size_t t = 0; t < squares.size(); ++t) sum[t] += squares[t];
+    }
+    for (std::vector<float>& sum : weights[block]) {
+      const double total = std::accumulate(sum.begin(), sum.end(), 0.0);
+      if (!(total > 0)) {
+        sum.clear();
+        continue;
+      }
+      for (float& value : sum) value = static_cast<float>(value * sum.size() / total);
+    }
+  }
+  return weights;
+}
 
 StatusOr<ModelMoments> CollectInputMoments(Model& model, const CalibrationSet& calibration,
                                            const MomentOptions& options, ThreadPool& pool,

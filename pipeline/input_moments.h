@@ -12,6 +12,7 @@
 #include "base/thread_pool.h"
 #include "model/model.h"
 #include "pipeline/calibration.h"
+#include "pipeline/gradients.h"
 #include "quant/curvature.h"
 #include "storage/spill_store.h"
 
@@ -29,10 +30,20 @@ struct InputMoments {
 
 using ModelMoments = std::vector<std::array<InputMoments, kInputCount>>;  // by block and input
 
+// What each token counts in H_I, by block and input: [tokens], mean 1; tokens beyond count 1, all
+// do where it is empty.
+using TokenWeights = std::vector<std::array<std::vector<float>, kInputCount>>;
+
+// Weights by the squared gradient of what the tokens' inputs become: the Kronecker factor of
+// E[|g|^2 x x^T], which holds tokens that matter for more. `gradients` are of the first sequences,
+// with token squares.
+TokenWeights WeighTokens(const ModelGradients& gradients);
+
 struct MomentOptions {
   bool factor = true;  // factor H_I (needed by feedback)
   WorkOrder order = WorkOrder::kLeastFirst;
   double damping = 0.01;  // of the mean of the diagonal
+  const TokenWeights* weights = nullptr;
 };
 
 // Runs all samples through the model's blocks. Errors: weights, factorisation (naming the block),

@@ -63,11 +63,18 @@ Status PlanGroups(const Checkpoint& checkpoint, const ModelGradients& gradients,
 
 std::vector<float> RowCurvature(const LinearPlan& plan, const ModelGradients& gradients,
                                 const ModelMoments& inputs, const ModelOutputs& outputs) {
-  if (!outputs.empty()) return outputs[plan.block][static_cast<int>(plan.id)].conditional;
   const std::vector<float>& diagonal =
       inputs[plan.block][static_cast<int>(InputOf(plan.id))].diagonal;
   const double trace = std::accumulate(diagonal.begin(), diagonal.end(), 0.0);
   std::vector<float> curvature = gradients[plan.block][static_cast<int>(plan.id)].member;
+  if (!outputs.empty()) {
+    const OutputMoments& of_plan = outputs[plan.block][static_cast<int>(plan.id)];
+    const double total = std::accumulate(curvature.begin(), curvature.end(), 0.0);
+    curvature = of_plan.conditional;
+    const double scale = trace > 0 && of_plan.trace > 0 ? total / (trace * of_plan.trace) : 0;
+    for (float& value : curvature) value = static_cast<float>(value * scale);
+    return curvature;
+  }
   for (float& value : curvature) value = trace > 0 ? static_cast<float>(value / trace) : 0;
   return curvature;
 }

@@ -21,6 +21,7 @@ StatusOr<OutputMoments> Factor(
   };
   double trace = 0;
   for (int64_t r = 0; r < rows; ++r) trace += moment[at(r)];
+  out.trace = trace;
   const double mean = trace / static_cast<double>(rows);
   std::vector<float> triangles;
   for (int64_t first = 0; first < rows; first += block) {

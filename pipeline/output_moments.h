@@ -21,6 +21,7 @@ struct OutputMoments {
   int64_t block = 0;               // rows of each block of H_O; the last may have fewer
   std::vector<int32_t> order;      // [M]: W's row in each place, block after block
   std::vector<float> conditional;  // D_O [M], in the order of the rows; zeros: no gradient at all
+  double trace = 0;                // of H_O
   double damping = 0;              // largest of the blocks', beyond the shrinkage
   SpillStore::Handle lower = -1;   // the strict lower triangles of the blocks' L, rows joined
 };

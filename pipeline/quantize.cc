@@ -174,7 +174,8 @@ class Quantizer {
       CVXQ_ASSIGN_OR_RETURN(
           gradients_, CollectGradients(*model, calibration_, first,
                                        {.partition = options_.partition,
-                                        .output_block = needs_.output_factors ? output_block_ : 0},
+                                        .output_block = needs_.output_factors ? output_block_ : 0,
+                                        .token_squares = needs_.output_factors},
                                        phase));
       phase.Done();
       CVXQ_RETURN_IF_ERROR(coder_->Plan(*context_, output_block_));
@@ -244,12 +245,16 @@ class Quantizer {
     if (!needs_.input_factors && !needs_.input_means) return absl::OkStatus();
     CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model,
                           Model::Load(files_.spec, *files_.weights, ModelMemory(), *backend_));
+    TokenWeights weights;
+    if (needs_.output_factors) weights = WeighTokens(gradients_);
     auto phase = progress_.Start("input moments", files_.spec.layers, "blocks");
-    CVXQ_ASSIGN_OR_RETURN(inputs_, CollectInputMoments(*model, calibration_,
-                                                       {.factor = needs_.input_factors,
-                                                        .order = needs_.order,
-                                                        .damping = options_.damping},
-                                                       pool_, *store_, phase));
+    CVXQ_ASSIGN_OR_RETURN(inputs_,
+                          CollectInputMoments(*model, calibration_,
+                                              {.factor = needs_.input_factors,
+                                               .order = needs_.order,
+                                               .damping = options_.damping,
+                                               .weights = weights.empty() ? nullptr : &weights},
+                                              pool_, *store_, phase));
     phase.Done(store_->bytes_on_disk() > 0
                    ? FormatBytes(store_->bytes_on_disk()) + " kept on disk meanwhile"
                    : "");

@@ -46,8 +46,8 @@ struct QuantizeOptions {
   std::optional<int64_t> group_rows;  // cluster size; default by codec
   int64_t group = 128;                // columns that share a scale; rtn, gptq, awq, owq
   std::optional<Feedback> feedback;   // default by codec
-  double damping = 0.003;             // of H_I, as a share of the mean of its diagonal
-  double shrinkage = 0.2;             // of H_O towards that mean
+  double damping = 0.01;              // of H_I, as a share of the mean of its diagonal
+  double shrinkage = 0.1;             // of H_O towards that mean
 
   ComputeKind compute = ComputeKind::kAuto;
   int threads = 0;                // 0: all that this process may use

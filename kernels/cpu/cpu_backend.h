@@ -44,6 +44,7 @@ class CpuBackend : public HostBackend {
   void AddSecondMoment(const Tensor& x, Tensor h) override;
   void AddBlockSecondMoment(const Tensor& x, Tensor h) override;
   void AddColumnSums(const Tensor& x, Tensor sums) override;
+  void AddRowSquares(const Tensor& x, Tensor sums) override;
   void AddSquaredGradient(const Tensor& gy, const Tensor& x, const Tensor& row_group,
                           const Tensor& column_group, Tensor sums) override;
 

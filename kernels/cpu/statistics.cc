@@ -87,6 +87,27 @@ void CpuBackend::AddColumnSums(const Tensor& x, Tensor sums) {
   });
 }
 
+void CpuBackend::AddRowSquares(const Tensor& x, Tensor sums) {
+  if (failed()) return;
+  contract::AddRowSquares(x, sums);
+  const int64_t N = x.shape[1];
+  float* out = HostData<float>(sums);
+  constexpr int64_t kRows = 16;
+  pool_.ParallelFor((x.shape[0] + kRows - 1) / kRows, [&](int64_t piece) {
+    std::vector<float> row(N);
+    for (int64_t i = piece * kRows; i < std::min(x.shape[0], (piece + 1) * kRows); ++i) {
+      const float* values = row.data();
+      if (x.dtype == DType::kF32) {
+        values = ConstHostData<float>(x) + i * N;
+      } else {
+        const uint16_t* halves = ConstHostData<uint16_t>(x) + i * N;
+        for (int64_t k = 0; k < N; ++k) row[k] = BF16ToFloat(halves[k]);
+      }
+      out[i] += ops_.sum_of_squares(values, N);
+    }
+  });
+}
+
 namespace {
 
 // How the output of a squared gradient is cut in tasks. Along an axis that is the identity a task

@@ -60,6 +60,19 @@ void ReferenceBackend::AddColumnSums(const Tensor& x, Tensor sums) {
   }
 }
 
+void ReferenceBackend::AddRowSquares(const Tensor& x, Tensor sums) {
+  if (failed()) return;
+  contract::AddRowSquares(x, sums);
+  const int64_t n = x.shape[0], N = x.shape[1];
+  const Elements xs(x);
+  Elements out(sums);
+  for (int64_t i = 0; i < n; ++i) {
+    double sum = 0;
+    for (int64_t k = 0; k < N; ++k) sum += static_cast<double>(xs[i * N + k]) * xs[i * N + k];
+    out.Add(i, sum);
+  }
+}
+
 void ReferenceBackend::AddSquaredGradient(const Tensor& gy, const Tensor& x,
                                           const Tensor& row_group, const Tensor& column_group,
                                           Tensor sums) {

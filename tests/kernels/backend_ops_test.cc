@@ -134,7 +134,9 @@ Case SecondMomentCase(int64_t n, int64_t N, int64_t block) {
             }
             const Tensor sums = RandomTensor(b, DType::kF32, {N}, 3);
             b.AddColumnSums(x, sums);
-            return {h, blocks, sums};
+            const Tensor squares = RandomTensor(b, DType::kF32, {n}, 4);
+            b.AddRowSquares(x, squares);
+            return {h, blocks, sums, squares};
           }};
 }
 
