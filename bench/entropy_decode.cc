@@ -4,7 +4,8 @@
 //   bench_entropy_decode [--json] [--rows M] [--columns N]
 //
 // The integers are normal numbers, rounded, whose spread differs from row to row and from column to
-// column by about an octave, as that of real weights does.
+// column by about an octave, as that of real weights does. `anew`: rows after which the trellis
+// starts anew.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -47,8 +48,8 @@ float Normal(uint64_t key, uint64_t i) {
   return std::sqrt(-2 * std::log(u)) * std::cos(6.2831853f * v);
 }
 
-ScaledCodes RandomCodes(int64_t rows, int64_t columns, int trellis_states, float spread) {
-  ScaledCodes codes{.rows = rows, .columns = columns, .trellis_states = trellis_states};
+ScaledCodes RandomCodes(int64_t rows, int64_t columns, int64_t trellis_rows, float spread) {
+  ScaledCodes codes{.rows = rows, .columns = columns, .trellis_rows = trellis_rows};
   codes.integers.resize(rows * columns);
   codes.row_scale.resize(rows);
   codes.column_scale.resize(columns);
@@ -87,17 +88,17 @@ int Main(int argc, char** argv) {
   if (!json) {
     std::printf("%lld x %lld, one thread, millions of weights a second\n",
                 static_cast<long long>(rows), static_cast<long long>(columns));
-    std::printf("trellis  bits  side    serialize    size  refine");
+    std::printf("   anew  bits  side    serialize    size  refine");
     for (size_t d = 0; d < decoders.size(); ++d) std::printf("  %7s", names[d]);
     std::printf("    parse\n");
   }
   std::string lines;
-  for (const int states : {1, 8}) {
+  for (const int64_t trellis_rows : {int64_t{0}, rows / 16}) {
     for (const float spread : {0.25f, 0.5f, 1.0f, 2.0f, 4.0f, 8.0f}) {
-      ScaledCodes codes = RandomCodes(rows, columns, states, spread);
+      ScaledCodes codes = RandomCodes(rows, columns, trellis_rows, spread);
       AssignClasses(codes);
       EntropyTables tables = [&] {
-        SymbolCounts counts(GridCount(states));
+        SymbolCounts counts;
         counts.Add(codes);
         return EntropyTables::Train(counts);
       }();
@@ -115,7 +116,7 @@ int Main(int argc, char** argv) {
       for (int64_t i = 0; i < layout.chunks; ++i) {
         chunks.push_back(EncodeChunk(codes, tables, layout, i, zeros));
       }
-      const RansContext context{tables, layout, states, codes.row_class, codes.column_class};
+      const RansContext context{tables, layout, trellis_rows, codes.row_class, codes.column_class};
       std::vector<int8_t> out(rows * columns);
       std::vector<double> decode;
       for (const DecodeRows decoder : decoders) {
@@ -135,11 +136,12 @@ int Main(int argc, char** argv) {
       }
       if (json) {
         char line[512];
-        std::snprintf(line, sizeof line,
-                      "%s{\"trellis\": %d, \"bits\": %.4f, \"serialize\": %.1f, \"size\": %.1f, "
-                      "\"parse\": %.1f",
-                      lines.empty() ? "" : ",\n ", states, bits, millions / serialize,
-                      millions / size, millions / parse);
+        std::snprintf(
+            line, sizeof line,
+            "%s{\"trellis_rows\": %d, \"bits\": %.4f, \"serialize\": %.1f, \"size\": %.1f, "
+            "\"parse\": %.1f",
+            lines.empty() ? "" : ",\n ", static_cast<int>(trellis_rows), bits, millions / serialize,
+            millions / size, millions / parse);
         lines += line;
         for (size_t d = 0; d < decode.size(); ++d) {
           std::snprintf(line, sizeof line, ", \"%s\": %.1f", names[d], decode[d]);
@@ -148,8 +150,9 @@ int Main(int argc, char** argv) {
         lines += "}";
         continue;
       }
-      std::printf("%7d  %4.2f  %6zu  %9.0f  %6.0f  %6.0f", states, bits, tables.Serialize().size(),
-                  millions / serialize, millions / size, millions / refine);
+      std::printf("%7d  %4.2f  %6zu  %9.0f  %6.0f  %6.0f", static_cast<int>(trellis_rows), bits,
+                  tables.Serialize().size(), millions / serialize, millions / size,
+                  millions / refine);
       for (const double speed : decode) std::printf("  %7.0f", speed);
       std::printf("  %7.0f\n", millions / parse);
       std::fflush(stdout);

@@ -14,6 +14,7 @@ namespace {
 
 constexpr int kMaxStep = 16 * kFrequencyBits;  // of the grid of frequencies: 2^(step / 16) slots
 constexpr size_t kChecksumBytes = 4;
+constexpr int kTables = kSymbolClasses * kTrellisGrids;
 
 // 2^(step / 16) in 1/32768: the same integers everywhere.
 uint64_t StepWeight(int step) {
@@ -23,8 +24,7 @@ uint64_t StepWeight(int step) {
   return kSixteenth[step % 16] << (step / 16);
 }
 
-// Of k, so that the code fits a byte: 2 k - 1 <= 127 or k <= 127.
-int LargestMagnitude(int grids) { return grids == 1 ? kMaxCode : kMaxCode / 2; }
+constexpr int kMaxMagnitude = kMaxCode / 2;  // of a symbol k: codes are 2 k and 2 k - 1
 
 // Bytes of an escape's value (rans.h).
 int EscapeBytes(int64_t beyond) {
@@ -99,16 +99,16 @@ Status Corrupt(std::string_view what) {
 }  // namespace
 
 void SymbolCounts::Add(const ScaledCodes& codes) {
-  const Trellis& trellis = TrellisOf(codes.trellis_states);
   std::vector<uint8_t> state(codes.columns);
   for (int64_t r = 0; r < codes.rows; ++r) {
+    if (codes.TrellisStarts(r)) state.assign(codes.columns, 0);
     const int16_t* integers = codes.integers.data() + r * codes.columns;
     for (int64_t c = 0; c < codes.columns; ++c) {
       const int k = integers[c];
-      const int table =
-          SymbolClass(codes.row_class[r], codes.column_class[c]) * grids_ + trellis.grid[state[c]];
+      const int table = SymbolClass(codes.row_class[r], codes.column_class[c]) * kTrellisGrids +
+                        kTrellis.grid[state[c]];
       ++counts_[table * kBins + std::min(std::abs(k), kBins - 1)];
-      state[c] = static_cast<uint8_t>(trellis.Next(state[c], k));
+      state[c] = static_cast<uint8_t>(kTrellis.Next(state[c], k));
     }
   }
 }
@@ -141,13 +141,13 @@ class EntropyTables::Stream {
 
   template <typename Coder>
   Status Run(Coder& coder) {
-    const Steps* before[2] = {nullptr, nullptr};
+    const Steps* before[kTrellisGrids] = {};
     for (int c = 0; c < kSymbolClasses; ++c) {
       t_.own_[c] = CodeBit(coder, own_model_, t_.own_[c]) != 0;
       if (!t_.own_[c]) continue;
-      for (int g = 0; g < t_.grids_; ++g) {
-        CVXQ_RETURN_IF_ERROR(RunTable(coder, before[g], t_.steps_[c * t_.grids_ + g]));
-        before[g] = &t_.steps_[c * t_.grids_ + g];
+      for (int g = 0; g < kTrellisGrids; ++g) {
+        CVXQ_RETURN_IF_ERROR(RunTable(coder, before[g], t_.steps_[c * kTrellisGrids + g]));
+        before[g] = &t_.steps_[c * kTrellisGrids + g];
       }
     }
     return absl::OkStatus();
@@ -172,7 +172,7 @@ class EntropyTables::Stream {
     const int guess = before == nullptr ? 0 : static_cast<int>(before->magnitude.size()) - 1;
     const int size = static_cast<int>(now.magnitude.size());
     const int largest = guess + Code(coder, largest_model_, size - 1 - guess);
-    if (largest < 0 || largest > LargestMagnitude(t_.grids_)) return Corrupt("an alphabet");
+    if (largest < 0 || largest > kMaxMagnitude) return Corrupt("an alphabet");
     now.magnitude.resize(largest + 1);
     for (int m = 0; m <= largest; ++m) {
       CVXQ_RETURN_IF_ERROR(RunStep(coder, models_[std::min(m, kModels - 1)], Guess(before, now, m),
@@ -199,12 +199,11 @@ class EntropyTables::Stream {
 // stream itself. Sums and products of doubles in a fixed order.
 class EntropyTables::Trainer {
  public:
-  static Steps Choose(const Steps* before, std::span<const uint64_t> bins, int grids,
-                      double& bits) {
+  static Steps Choose(const Steps* before, std::span<const uint64_t> bins, double& bits) {
     uint64_t total = 0;
     for (const uint64_t count : bins) total += count;
     // A magnitude that is rarer than a third of a slot costs less as an escape.
-    int largest = LargestMagnitude(grids);
+    int largest = kMaxMagnitude;
     while (largest > 0 && (bins[largest] < 2 || bins[largest] * 3 * kFrequencySum < total)) {
       --largest;
     }
@@ -247,22 +246,20 @@ class EntropyTables::Trainer {
   }
 };
 
-EntropyTables::EntropyTables(int grids)
-    : grids_(grids), own_(kSymbolClasses), steps_(kSymbolClasses * grids) {}
+EntropyTables::EntropyTables() : own_(kSymbolClasses), steps_(kTables) {}
 
 EntropyTables EntropyTables::Train(const SymbolCounts& counts) {
-  const int grids = counts.grids();
-  EntropyTables tables(grids);
+  EntropyTables tables;
   int last = -1;  // class with tables of its own
   for (int c = 0; c < kSymbolClasses; ++c) {
     double own = 0, inherited = 0;
     uint64_t total = 0;
-    for (int g = 0; g < grids; ++g) {
+    for (int g = 0; g < kTrellisGrids; ++g) {
       const std::span<const uint64_t> bins = counts.bins(c, g);
       for (const uint64_t count : bins) total += count;
-      const Steps* before = last < 0 ? nullptr : &tables.steps_[last * grids + g];
-      Steps& steps = tables.steps_[c * grids + g];
-      steps = Trainer::Choose(before, bins, grids, own);
+      const Steps* before = last < 0 ? nullptr : &tables.steps_[last * kTrellisGrids + g];
+      Steps& steps = tables.steps_[c * kTrellisGrids + g];
+      steps = Trainer::Choose(before, bins, own);
       own += FrequenciesOf(steps.magnitude, steps.escape).Cost(bins);
       if (before == nullptr) continue;
       inherited += FrequenciesOf(before->magnitude, before->escape).Cost(bins);
@@ -276,23 +273,19 @@ EntropyTables EntropyTables::Train(const SymbolCounts& counts) {
 }
 
 std::vector<uint8_t> EntropyTables::Serialize() const {
-  EntropyTables copy(grids_);  // visited, not changed
+  EntropyTables copy;  // visited, not changed
   copy.own_ = own_;
   copy.steps_ = steps_;
   RangeEncoder encoder;
   Stream(copy).Run(encoder).IgnoreError();  // writing cannot fail
-  const std::vector<uint8_t> stream = encoder.Finish();
-  const size_t body = 1 + stream.size();
-  std::vector<uint8_t> bytes(body + kChecksumBytes);
-  bytes[0] = static_cast<uint8_t>(grids_);
-  std::copy(stream.begin(), stream.end(), bytes.begin() + 1);
-  const uint32_t checksum = static_cast<uint32_t>(crc32_z(0, bytes.data(), body));
-  for (int i = 0; i < 4; ++i) bytes[body + i] = static_cast<uint8_t>(checksum >> (8 * i));
+  std::vector<uint8_t> bytes = encoder.Finish();
+  const uint32_t checksum = static_cast<uint32_t>(crc32_z(0, bytes.data(), bytes.size()));
+  for (int i = 0; i < 4; ++i) bytes.push_back(static_cast<uint8_t>(checksum >> (8 * i)));
   return bytes;
 }
 
 StatusOr<EntropyTables> EntropyTables::Parse(std::span<const uint8_t> bytes) {
-  if (bytes.size() < 1 + kChecksumBytes) return Corrupt("too short");
+  if (bytes.size() < kChecksumBytes) return Corrupt("too short");
   const auto body = bytes.first(bytes.size() - kChecksumBytes);
   const uint32_t checksum = static_cast<uint32_t>(crc32_z(0, body.data(), body.size()));
   for (int i = 0; i < 4; ++i) {
@@ -300,34 +293,32 @@ StatusOr<EntropyTables> EntropyTables::Parse(std::span<const uint8_t> bytes) {
       return Corrupt("the checksum does not match");
     }
   }
-  if (body[0] != 1 && body[0] != 2) return Corrupt("the number of grids is out of range");
-  EntropyTables tables(body[0]);
-  RangeDecoder decoder(body.subspan(1));
+  EntropyTables tables;
+  RangeDecoder decoder(body);
   CVXQ_RETURN_IF_ERROR(Stream(tables).Run(decoder));
   tables.Build();
   return tables;
 }
 
 void EntropyTables::Build() {
-  const int tables = kSymbolClasses * grids_;
-  largest_.resize(tables);
-  symbols_.resize(tables * 256);
-  entries_.resize(tables * kFrequencySum);
-  cost_.resize(tables * (kMaxCode + 1));
+  largest_.resize(kTables);
+  symbols_.resize(kTables * 256);
+  entries_.resize(kTables * kFrequencySum);
+  cost_.resize(kTables * (kMaxCode + 1));
   const Steps nothing{{kMaxStep}, 0};
   const auto first = std::find(own_.begin(), own_.end(), true) - own_.begin();
   int64_t from = first < kSymbolClasses ? first : -1;
   for (int c = 0; c < kSymbolClasses; ++c) {
     if (own_[c]) from = c;
-    for (int g = 0; g < grids_; ++g) {
-      BuildTable(c * grids_ + g, from < 0 ? nothing : steps_[from * grids_ + g]);
+    for (int g = 0; g < kTrellisGrids; ++g) {
+      BuildTable(c * kTrellisGrids + g, from < 0 ? nothing : steps_[from * kTrellisGrids + g]);
     }
   }
 }
 
 void EntropyTables::BuildTable(int table, const Steps& steps) {
   const Frequencies f = FrequenciesOf(steps.magnitude, steps.escape);
-  const int grid = table % grids_;
+  const int grid = table % kTrellisGrids;
   const int largest = largest_[table] = static_cast<int>(steps.magnitude.size()) - 1;
   uint32_t* entries = &entries_[table * kFrequencySum];
   int slot = 0;
@@ -343,7 +334,7 @@ void EntropyTables::BuildTable(int table, const Steps& steps) {
   };
   place(0, 0, 0, f.magnitude[0]);
   for (int m = 1; m <= largest; ++m) {
-    const int code = grids_ == 1 ? m : 2 * m - grid;
+    const int code = 2 * m - grid;
     place(m, code, m & 1, f.magnitude[m]);
     place(-m, -code, m & 1, f.magnitude[m]);
   }

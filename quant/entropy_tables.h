@@ -1,18 +1,17 @@
 // The symbol statistics that the integers of a whole model are coded with: for each class
 // (scaled_codes.h) and each grid of the trellis, how often each magnitude occurs, in 1/2048.
 //
-//   SymbolCounts counts(grids);
-//   for (const ScaledCodes& codes : model) counts.Add(codes);     // or in parts, merged in any
-//   order const EntropyTables tables = EntropyTables::Train(counts); const std::vector<uint8_t>
-//   bytes = tables.Serialize();        // the tensor "cvxq.entropy"
+//   SymbolCounts counts;
+//   for (const ScaledCodes& codes : model) counts.Add(codes);  // or in parts, merged in any order
+//   const EntropyTables tables = EntropyTables::Train(counts);
+//   const std::vector<uint8_t> bytes = tables.Serialize();     // the tensor "cvxq.entropy"
 //
 // A table has a symbol for each integer -A .. A, the same for both signs, and an escape for all
 // others, whose values travel apart (rans.h). On disk a frequency is a step on a grid of 1/16 of an
 // octave, told as the difference to a guess from the class before; what is told about small classes
 // is weighed against what it saves. Little-endian:
 //
-//   0      u8   grids: 1 or 2
-//   1      one range-coded stream (range_coder.h), for each class:
+//   0      one range-coded stream (range_coder.h), for each class:
 //            a bit: whether it has tables of its own; otherwise it has those of the class below
 //            (below the first: those of the first; if none has: zeros and escapes alone); then for
 //            each grid: A, as the difference to the A before of this grid, and the steps of
@@ -28,6 +27,7 @@
 
 #include "base/status.h"
 #include "quant/scaled_codes.h"
+#include "quant/trellis.h"
 
 namespace cvxq {
 
@@ -37,21 +37,21 @@ inline constexpr int kMaxCode = 127;  // of a symbol; codes beyond are escapes
 // How often each magnitude occurs, by class and grid. Sums of counts are exact in any order.
 class SymbolCounts {
  public:
-  explicit SymbolCounts(int grids) : grids_(grids), counts_(kSymbolClasses * grids * kBins) {}
+  SymbolCounts() : counts_(kSymbolClasses * kTrellisGrids * kBins) {}
+  explicit SymbolCounts(int) : SymbolCounts() {}
+  int grids() const { return kTrellisGrids; }
 
-  // `codes` has as many grids, and its classes are set.
+  // The classes of `codes` are set.
   void Add(const ScaledCodes& codes);
   void Add(const SymbolCounts& other);
 
   static constexpr int kBins = kMaxCode + 2;  // the last one for all larger magnitudes
-  int grids() const { return grids_; }
   // [kBins]
   std::span<const uint64_t> bins(int symbol_class, int grid) const {
-    return std::span(counts_).subspan((symbol_class * grids_ + grid) * kBins, kBins);
+    return std::span(counts_).subspan((symbol_class * kTrellisGrids + grid) * kBins, kBins);
   }
 
  private:
-  int grids_;
   std::vector<uint64_t> counts_;
 };
 
@@ -63,17 +63,15 @@ class EntropyTables {
   static StatusOr<EntropyTables> Parse(std::span<const uint8_t> bytes);
   std::vector<uint8_t> Serialize() const;
 
-  int grids() const { return grids_; }
-
   // What the integer k costs, in bits. With an escape: and the bytes of its value.
   float Cost(int symbol_class, int grid, int k) const {
     const int magnitude = std::abs(k);
-    const int table = symbol_class * grids_ + grid;
+    const int table = symbol_class * kTrellisGrids + grid;
     return magnitude <= kMaxCode ? cost_[table * (kMaxCode + 1) + magnitude]
                                  : EscapeCost(table, magnitude);
   }
 
-  // For the coders; a table is symbol_class * grids() + grid.
+  // For the coders; a table is symbol_class * kTrellisGrids + grid.
 
   // The largest magnitude A that is no escape.
   int largest(int table) const { return largest_[table]; }
@@ -94,12 +92,11 @@ class EntropyTables {
   class Stream;
   class Trainer;
 
-  explicit EntropyTables(int grids);
+  EntropyTables();
   void Build();
   void BuildTable(int table, const Steps& steps);
   float EscapeCost(int table, int magnitude) const;
 
-  int grids_;
   std::vector<bool> own_;     // [classes]
   std::vector<Steps> steps_;  // [tables]; of classes with tables of their own
   std::vector<int> largest_;  // [tables]

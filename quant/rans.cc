@@ -25,21 +25,21 @@ static_assert(std::endian::native == std::endian::little);  // words are copied 
 // A block to be encoded, and the tables in force in it: the trellis runs forward, the encoder back.
 class Block {
  public:
-  Block(const ScaledCodes& codes, const EntropyTables& tables, int64_t first_column, int lanes)
+  Block(const ScaledCodes& codes, int64_t first_column, int lanes)
       : rows_(codes.rows),
         lanes_(lanes),
         columns_(codes.columns),
         table_(codes.rows * lanes),
         integers_(codes.integers.data() + first_column) {
-    const Trellis& trellis = TrellisOf(codes.trellis_states);
-    const int grids = tables.grids();
     std::array<uint8_t, kRansLanes> state{};
     for (int64_t r = 0; r < rows_; ++r) {
+      if (codes.TrellisStarts(r)) state.fill(0);
       const int row_class = codes.row_class[r];
       for (int l = 0; l < lanes; ++l) {
         const int symbol_class = SymbolClass(row_class, codes.column_class[first_column + l]);
-        table_[r * lanes + l] = static_cast<uint8_t>(symbol_class * grids + trellis.grid[state[l]]);
-        state[l] = static_cast<uint8_t>(trellis.Next(state[l], integer(r, l)));
+        table_[r * lanes + l] =
+            static_cast<uint8_t>(symbol_class * kTrellisGrids + kTrellis.grid[state[l]]);
+        state[l] = static_cast<uint8_t>(kTrellis.Next(state[l], integer(r, l)));
       }
     }
   }
@@ -56,7 +56,7 @@ class Block {
   std::vector<uint8_t> table_;
   const int16_t* integers_;
 };
-static_assert(2 * kSymbolClasses <= 256);
+static_assert(kTrellisGrids * kSymbolClasses <= 256);
 
 // Where encoded things go, the last one first: kept, or only counted.
 struct Keep {
@@ -113,7 +113,7 @@ void Encode(const ScaledCodes& codes, const EntropyTables& tables, const RansLay
   for (int64_t column = begin + (end - begin - 1) / layout.lanes * layout.lanes; column >= begin;
        column -= layout.lanes) {
     const int lanes = static_cast<int>(std::min<int64_t>(layout.lanes, end - column));
-    PutBlock(Block(codes, tables, column, lanes), tables, state, sink);
+    PutBlock(Block(codes, column, lanes), tables, state, sink);
   }
   for (int l = layout.lanes - 1; l >= 0; --l) {
     sink.Word(state[l] & 0xffff);
@@ -122,30 +122,22 @@ void Encode(const ScaledCodes& codes, const EntropyTables& tables, const RansLay
 }
 
 // RansCursor::next.
-std::array<uint32_t, 16> NodesOf(int trellis_states) {
-  const Trellis& trellis = TrellisOf(trellis_states);
-  std::array<uint32_t, 16> next{};
-  if (trellis.states == 1) return next;
-  std::array<uint32_t, kMaxTrellisStates> node{};
-  int of_grid[2] = {0, 0};
-  for (int s = 0; s < trellis.states; ++s) {
-    const int grid = trellis.grid[s];
-    node[s] = static_cast<uint32_t>(8 * grid + 2 * of_grid[grid]++ + (grid << kFrequencyBits));
-  }
-  for (int s = 0; s < trellis.states; ++s) {
-    for (int parity = 0; parity < 2; ++parity) {
-      next[(node[s] & 15) | parity] = node[trellis.next[s][parity]];
-    }
+constexpr std::array<uint32_t, 2 * kTrellisStates> kNextNode = [] {
+  const auto node = [](int state) {
+    return static_cast<uint32_t>(2 * state + (kTrellis.grid[state] << kFrequencyBits));
+  };
+  std::array<uint32_t, 2 * kTrellisStates> next{};
+  for (int s = 0; s < kTrellisStates; ++s) {
+    for (const int parity : {0, 1}) next[2 * s + parity] = node(kTrellis.next[s][parity]);
   }
   return next;
-}
+}();
 
 // Reads escapes for the kernels.
 struct EscapeReader {
   const EntropyTables& tables;
   std::span<const uint8_t> bytes;
   int64_t first_column;  // of the block
-  bool trellis;
   std::vector<ScaledOutlier>& outliers;
   bool broken = false;
 
@@ -174,8 +166,8 @@ void ReadEscapes(RansCursor& cursor, int64_t row, uint32_t lanes) {
     uint32_t& node = cursor.node[lane];
     const int grid = static_cast<int>(node >> kFrequencyBits);
     const int symbol_class = SymbolClass(cursor.row_class[row], cursor.column_class[lane]);
-    const int k = reader.Take(reader.tables.largest(symbol_class * cursor.grids + grid));
-    const int code = reader.trellis ? 2 * k - grid * ((k > 0) - (k < 0)) : k;
+    const int k = reader.Take(reader.tables.largest(symbol_class * kTrellisGrids + grid));
+    const int code = 2 * k - grid * ((k > 0) - (k < 0));
     const bool fits = std::abs(code) <= kMaxCode;
     cursor.codes[row * cursor.stride + lane] = fits ? static_cast<int8_t>(code) : int8_t{0};
     if (!fits) {
@@ -222,7 +214,7 @@ void DecodeRowsPlain(RansCursor& cursor, int64_t begin, int64_t end, TakeEscapes
     int8_t* codes = cursor.codes + r * cursor.stride;
     uint32_t escaped = 0;
     for (int l = 0; l < cursor.lanes; ++l) {
-      const int table = SymbolClass(row_class, cursor.column_class[l]) * cursor.grids;
+      const int table = SymbolClass(row_class, cursor.column_class[l]) * kTrellisGrids;
       const uint32_t node = cursor.node[l];
       uint32_t x = cursor.state[l];
       const uint32_t e =
@@ -255,11 +247,9 @@ Status DecodeChunk(const RansContext& context, int64_t chunk, std::span<const ui
   std::fill_n(copy.get() + count, kCheckedRows * lanes + 16, uint16_t{0});
   const uint16_t* const end = copy.get() + count;
 
-  const std::array<uint32_t, 16> next = NodesOf(context.trellis_states);
-  EscapeReader reader{context.tables, escapes, 0, context.trellis_states > 1, outliers};
+  EscapeReader reader{context.tables, escapes, 0, outliers};
   RansCursor cursor{.entries = context.tables.entries(),
-                    .grids = context.tables.grids(),
-                    .next = next.data(),
+                    .next = kNextNode.data(),
                     .row_class = context.row_class.data(),
                     .stride = lanes,
                     .words = copy.get(),
@@ -271,6 +261,7 @@ Status DecodeChunk(const RansContext& context, int64_t chunk, std::span<const ui
   }
 
   // Block by block into a buffer, since columns of a row-major matrix are far apart.
+  const int64_t trellis_rows = context.trellis_rows > 0 ? context.trellis_rows : layout.rows;
   const int64_t begin = layout.first_column(chunk), width = layout.width(chunk);
   const int64_t blocks = (width + lanes - 1) / lanes, block_codes = layout.rows * lanes;
   const auto buffer = std::make_unique_for_overwrite<int8_t[]>(blocks * block_codes);
@@ -279,10 +270,12 @@ Status DecodeChunk(const RansContext& context, int64_t chunk, std::span<const ui
     cursor.column_class = context.column_class.data() + reader.first_column;
     cursor.lanes = static_cast<int>(std::min<int64_t>(lanes, width - b * lanes));
     cursor.codes = buffer.get() + b * block_codes;
-    std::fill_n(cursor.node, lanes, 0u);
     const DecodeRows rows = cursor.lanes == kRansLanes ? decode : DecodeRowsPlain;
-    for (int64_t r = 0; r < layout.rows; r += kCheckedRows) {
-      rows(cursor, r, std::min<int64_t>(layout.rows, r + kCheckedRows), ReadEscapes);
+    for (int64_t r = 0, stop; r < layout.rows; r = stop) {
+      const int64_t of_trellis = r % trellis_rows;
+      if (of_trellis == 0) std::fill_n(cursor.node, lanes, 0u);
+      stop = std::min({layout.rows, r + kCheckedRows, r - of_trellis + trellis_rows});
+      rows(cursor, r, stop, ReadEscapes);
       if (cursor.words > end) return absl::DataLossError("has too few words");
       if (reader.broken) return absl::DataLossError("has a wrong escape");
     }

@@ -60,7 +60,7 @@ RansChunkSize EncodedSize(const ScaledCodes& codes, const EntropyTables& tables,
 struct RansContext {
   const EntropyTables& tables;
   const RansLayout& layout;
-  int trellis_states;
+  int64_t trellis_rows;
   std::span<const int8_t> row_class, column_class;
 };
 

@@ -28,7 +28,6 @@ struct Ranks {
 constexpr Ranks kRanks;
 
 // Takes a row's symbol of each lane; returns entries shifted so that codes are the lowest bytes.
-template <bool trellis>
 inline __m256i Step(Quarter& quarter, __m256i row_class, const uint32_t* entries,
                     __m256i next_first, __m256i next_second, const uint16_t*& words,
                     __m256i& next_node) {
@@ -36,9 +35,10 @@ inline __m256i Step(Quarter& quarter, __m256i row_class, const uint32_t* entries
   __m256i table = _mm256_add_epi32(row_class, quarter.column_class);
   table = _mm256_min_epi32(_mm256_max_epi32(table, _mm256_setzero_si256()),
                            _mm256_set1_epi32(kRansLastClass));
-  table = _mm256_slli_epi32(table, trellis ? 12 : 11);
-  __m256i slot = _mm256_and_si256(quarter.state, slot_bits);
-  if (trellis) slot = _mm256_or_si256(slot, _mm256_andnot_si256(slot_bits, quarter.node));
+  table = _mm256_slli_epi32(table, 12);
+  // Bits of the slot from the state, of the grid from the node.
+  const __m256i slot = _mm256_or_si256(_mm256_and_si256(quarter.state, slot_bits),
+                                       _mm256_andnot_si256(slot_bits, quarter.node));
   const __m256i e = _mm256_i32gather_epi32(reinterpret_cast<const int*>(entries),
                                            _mm256_add_epi32(table, slot), 4);
   __m256i x = _mm256_mullo_epi32(_mm256_srli_epi32(e, 21), _mm256_srli_epi32(quarter.state, 11));
@@ -53,15 +53,13 @@ inline __m256i Step(Quarter& quarter, __m256i row_class, const uint32_t* entries
   const __m256i longer =
       _mm256_or_si256(_mm256_slli_epi32(x, 16), _mm256_permutevar8x32_epi32(next_words, rank));
   quarter.state = _mm256_blendv_epi8(x, longer, low);
-  if (trellis) {
-    const __m256i parity = _mm256_and_si256(_mm256_srli_epi32(e, 20), _mm256_set1_epi32(1));
-    const __m256i from = _mm256_or_si256(quarter.node, parity);
-    // A permutation sees three bits; the fourth chooses between two.
-    next_node = _mm256_castps_si256(
-        _mm256_blendv_ps(_mm256_castsi256_ps(_mm256_permutevar8x32_epi32(next_first, from)),
-                         _mm256_castsi256_ps(_mm256_permutevar8x32_epi32(next_second, from)),
-                         _mm256_castsi256_ps(_mm256_slli_epi32(from, 28))));
-  }
+  const __m256i parity = _mm256_and_si256(_mm256_srli_epi32(e, 20), _mm256_set1_epi32(1));
+  const __m256i from = _mm256_or_si256(quarter.node, parity);
+  // A permutation sees three bits; the fourth chooses between two.
+  next_node = _mm256_castps_si256(
+      _mm256_blendv_ps(_mm256_castsi256_ps(_mm256_permutevar8x32_epi32(next_first, from)),
+                       _mm256_castsi256_ps(_mm256_permutevar8x32_epi32(next_second, from)),
+                       _mm256_castsi256_ps(_mm256_slli_epi32(from, 28))));
   return _mm256_srli_epi32(e, 11);
 }
 
@@ -77,8 +75,9 @@ inline __m256i Pack(const __m256i (&values)[4]) {
                                      _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
 
-template <bool trellis>
-void Decode(RansCursor& cursor, int64_t begin, int64_t end, TakeEscapes escapes) {
+}  // namespace
+
+void DecodeRowsAvx2(RansCursor& cursor, int64_t begin, int64_t end, TakeEscapes escapes) {
   const __m256i* next_nodes = reinterpret_cast<const __m256i*>(cursor.next);
   const __m256i next_first = _mm256_loadu_si256(next_nodes);
   const __m256i next_second = _mm256_loadu_si256(next_nodes + 1);
@@ -100,8 +99,7 @@ void Decode(RansCursor& cursor, int64_t begin, int64_t end, TakeEscapes escapes)
     __m256i symbols[4], next[4];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-      symbols[i] =
-          Step<trellis>(quarter[i], row_class, entries, next_first, next_second, words, next[i]);
+      symbols[i] = Step(quarter[i], row_class, entries, next_first, next_second, words, next[i]);
     }
     const __m256i row = Pack(symbols);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), row);
@@ -110,37 +108,26 @@ void Decode(RansCursor& cursor, int64_t begin, int64_t end, TakeEscapes escapes)
     if (__builtin_expect(escaped != 0, 0)) {
       for (int i = 0; i < 4; ++i) _mm256_storeu_si256(nodes + i, quarter[i].node);
       escapes(cursor, r, escaped);
-      if (trellis) {
-        // Lanes of escapes have moved in memory, the others in `next`.
-        uint32_t moved[32];
-        for (int i = 0; i < 4; ++i) {
-          _mm256_storeu_si256(reinterpret_cast<__m256i*>(moved) + i, next[i]);
-        }
-        for (uint32_t rest = escaped; rest != 0; rest &= rest - 1) {
-          const int lane = __builtin_ctz(rest);
-          moved[lane] = cursor.node[lane];
-        }
-        for (int i = 0; i < 4; ++i) {
-          next[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(moved) + i);
-        }
+      // Lanes of escapes have moved in memory, the others in `next`.
+      uint32_t moved[32];
+      for (int i = 0; i < 4; ++i) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(moved) + i, next[i]);
+      }
+      for (uint32_t rest = escaped; rest != 0; rest &= rest - 1) {
+        const int lane = __builtin_ctz(rest);
+        moved[lane] = cursor.node[lane];
+      }
+      for (int i = 0; i < 4; ++i) {
+        next[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(moved) + i);
       }
     }
-    if (trellis) {
-      for (int i = 0; i < 4; ++i) quarter[i].node = next[i];
-    }
+    for (int i = 0; i < 4; ++i) quarter[i].node = next[i];
   }
   for (int i = 0; i < 4; ++i) {
     _mm256_storeu_si256(states + i, quarter[i].state);
     _mm256_storeu_si256(nodes + i, quarter[i].node);
   }
   cursor.words = words;
-}
-
-}  // namespace
-
-void DecodeRowsAvx2(RansCursor& cursor, int64_t begin, int64_t end, TakeEscapes escapes) {
-  return cursor.grids == 2 ? Decode<true>(cursor, begin, end, escapes)
-                           : Decode<false>(cursor, begin, end, escapes);
 }
 
 }  // namespace cvxq

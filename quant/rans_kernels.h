@@ -13,12 +13,11 @@ inline constexpr int kRansSlots = 2048, kRansLastClass = 47;
 
 // Rows of a block of columns, one column to a lane, and where its decoding stands.
 struct RansCursor {
-  // The statistics: EntropyTables::entries(), tables of 2048 entries for one grid or two.
+  // The statistics: EntropyTables::entries(), for each class a table of 2048 entries a grid.
   const uint32_t* entries;
-  int grids;
   // The trellis as a walk over nodes of four bits, of which the lowest is 0: the next node is
   // next[node | parity of k]. In all nodes bit 11 tells the grid, as it stands in an index of
-  // `entries`. One state: all zeros.
+  // `entries`. State 0 is node 0.
   const uint32_t* next;  // [16]
 
   const int8_t* row_class;     // [rows]

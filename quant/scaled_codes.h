@@ -16,10 +16,12 @@ class EntropyTables;  // entropy_tables.h
 inline constexpr int kSymbolClasses = 48;
 
 struct ScaledCodes {
-  int64_t rows = 0, columns = 0;      // M, N
-  std::vector<int16_t> integers;      // k [M, N], above -32768
-  int trellis_states = 1;             // 1, 4 or 8; down each column, first row first (trellis.h)
-  int64_t trellis_rows = 0;           // it starts anew after so many rows; 0: never
+  int64_t rows = 0, columns = 0;  // M, N
+  std::vector<int16_t> integers;  // k [M, N], above -32768
+  // The trellis (trellis.h) runs down each column, first row first, and starts anew at every row
+  // that is a multiple of this, below M; 0: never.
+  int64_t trellis_rows = 0;
+  int trellis_states = 8;
   int scale_steps = 4;                // of the grids of both scales, to an octave (scale_grid.h)
   std::vector<int16_t> row_scale;     // [M] indices on the grid
   std::vector<int16_t> column_scale;  // [N]
@@ -27,14 +29,17 @@ struct ScaledCodes {
   // The statistics of k[r, c] are those of SymbolClass(row_class[r], column_class[c]) and of the
   // grid in force.
   std::vector<int8_t> row_class, column_class;  // [M], [N]
+
+  bool TrellisStarts(int64_t row) const {
+    return row == 0 || (trellis_rows > 0 && row % trellis_rows == 0);
+  }
 };
 
 inline int SymbolClass(int row_class, int column_class) {
   return std::clamp(row_class + column_class, 0, kSymbolClasses - 1);
 }
 
-// Grids, and so tables for each class, of a trellis of so many states.
-inline int GridCount(int trellis_states) { return trellis_states == 1 ? 1 : 2; }
+inline int GridCount(int) { return 2; }
 
 // Sets row_class and column_class from the integers alone: a rank-one fit of the spread, as if each
 // integer were a Laplacian number rounded to the nearest.

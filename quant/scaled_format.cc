@@ -14,7 +14,6 @@
 #include "quant/range_coder.h"
 #include "quant/rans.h"
 #include "quant/scale_grid.h"
-#include "quant/trellis.h"
 
 namespace cvxq {
 namespace {
@@ -208,13 +207,12 @@ Front::Front(const ScaledCodes& codes, const RansLayout& layout) {
   if (scales.size() < in_seeds) scales.resize(in_seeds);
   std::memcpy(seeds.data(), scales.data(), in_seeds);
 
-  const int trellis = codes.trellis_states == 8 ? 2 : codes.trellis_states == 4 ? 1 : 0;
-  const int steps = std::countr_zero(static_cast<unsigned>(codes.scale_steps));
   bytes.resize(kFixedBytes);
-  bytes[0] = static_cast<uint8_t>(trellis | steps << 2);
+  bytes[0] = static_cast<uint8_t>(std::countr_zero(static_cast<unsigned>(codes.scale_steps)));
   std::memcpy(&bytes[1], &codes.gain, 4);
   PutCount(bytes, codes.rows);
   PutCount(bytes, codes.columns);
+  PutCount(bytes, codes.trellis_rows);
   PutCount(bytes, classes.size());
   PutCount(bytes, scales.size() - in_seeds);
   bytes.insert(bytes.end(), classes.begin(), classes.end());
@@ -276,9 +274,10 @@ StatusOr<ScaledMatrix> ParseScaledMatrix(std::span<const uint8_t> bytes,
                                          ThreadPool* pool) {
   Reader reader(bytes);
   std::span<const uint8_t> fixed, class_bytes, scale_bytes;
-  size_t stored_rows, stored_columns, class_size, scale_size;
+  size_t stored_rows, stored_columns, stored_trellis, class_size, scale_size;
   if (!reader.Take(kFixedBytes, fixed) || !reader.Count(stored_rows) ||
-      !reader.Count(stored_columns) || !reader.Count(class_size) || !reader.Count(scale_size)) {
+      !reader.Count(stored_columns) || !reader.Count(stored_trellis) || !reader.Count(class_size) ||
+      !reader.Count(scale_size)) {
     return Corrupt("its header is cut off");
   }
   if (static_cast<int64_t>(stored_rows) != rows ||
@@ -312,10 +311,10 @@ StatusOr<ScaledMatrix> ParseScaledMatrix(std::span<const uint8_t> bytes,
   constexpr std::string_view kWrongChecksum = "does not match its checksum";
   if (!chunks[0].ChecksumHolds()) return chunk_error(0, kWrongChecksum);
 
-  const int trellis = fixed[0] & 3, log_steps = fixed[0] >> 2;
-  if (trellis == 3 || log_steps > 4) return Corrupt("unknown flags are set");
-  const int states = trellis == 0 ? 1 : 2 << trellis, steps = 1 << log_steps;
-  if (GridCount(states) != tables.grids()) return Corrupt("its trellis is not the model's");
+  if (fixed[0] > 4) return Corrupt("its scale steps are out of range");
+  const int steps = 1 << fixed[0];
+  const int64_t trellis_rows = static_cast<int64_t>(stored_trellis);
+  if (trellis_rows >= rows) return Corrupt("its trellis starts anew below its last row");
   float gain;
   std::memcpy(&gain, &fixed[1], 4);
   std::vector<int8_t> row_class(rows), column_class(columns);
@@ -332,7 +331,7 @@ StatusOr<ScaledMatrix> ParseScaledMatrix(std::span<const uint8_t> bytes,
   std::vector<std::vector<ScaledOutlier>> outliers(layout.chunks);
   std::vector<Status> statuses(layout.chunks);
   const DecodeRows decode = DecodersHere().back();
-  const RansContext context{tables, layout, states, row_class, column_class};
+  const RansContext context{tables, layout, trellis_rows, row_class, column_class};
   ForEach(pool, layout.chunks, [&](int64_t i) {
     if (i > 0 && !chunks[i].ChecksumHolds()) {
       statuses[i] = chunk_error(i, kWrongChecksum);

@@ -4,9 +4,10 @@
 // is an unsigned number in groups of 7 bits from the lowest, with 128 added to all bytes but the
 // last:
 //
-//   0   u8     bits 0-1: trellis of 1, 4 or 8 states (0, 1, 2); bits 2-4: log2 of the scale steps
+//   0   u8     log2 of the scale steps
 //   1   f32    gain
-//   5   count  rows M, columns N, bytes of the classes C, bytes of the scales S (those here)
+//   5   count  rows M, columns N, rows after which the trellis starts anew T (below M; 0: never),
+//              bytes of the classes C, bytes of the scales S (those here)
 //       classes, C bytes, one range-coded stream (range_coder.h): row classes, column classes
 //       scales, S bytes: the end of another such stream: row scales, column scales. It begins in
 //         the seeds of the chunks (rans.h), two bytes a lane; S = 0 if it ends there
@@ -34,8 +35,8 @@
 
 namespace cvxq {
 
-// Of codes whose fields are all set, within their limits, and of tables with as many grids. `pool`
-// may be null; the bytes do not depend on it.
+// Of codes whose fields are all set, within their limits. `pool` may be null; the bytes do not
+// depend on it.
 std::vector<uint8_t> SerializeScaledMatrix(const ScaledCodes& codes, const EntropyTables& tables,
                                            ThreadPool* pool = nullptr);
 

@@ -72,8 +72,8 @@ constexpr int64_t kUnitsOfBit = 256;
 class Costs {
  public:
   explicit Costs(const EntropyTables& tables)
-      : tables_(tables), units_(int64_t{tables.grids()} * (kMaxCode + 1) * kClassSpan) {
-    for (int g = 0; g < tables.grids(); ++g) {
+      : tables_(tables), units_(int64_t{kTrellisGrids} * (kMaxCode + 1) * kClassSpan) {
+    for (int g = 0; g < kTrellisGrids; ++g) {
       for (int m = 0; m <= kMaxCode; ++m) {
         for (int i = 0; i < kClassSpan; ++i) units_[Row(g, m) + i] = Unit(kFromClass + i, g, m);
       }
@@ -158,17 +158,17 @@ void AssignClasses(ScaledCodes& codes) {
 
 bool RefineClasses(ScaledCodes& codes, const EntropyTables& tables) {
   const Costs costs(tables);
-  const Trellis& trellis = TrellisOf(codes.trellis_states);
   bool moved = false;
   for (const bool by_rows : {true, false}) {
     std::vector<int64_t> sums((by_rows ? codes.rows : codes.columns) * kCandidates);
     std::vector<uint8_t> state(codes.columns);
     for (int64_t r = 0; r < codes.rows; ++r) {
+      if (codes.TrellisStarts(r)) state.assign(codes.columns, 0);
       for (int64_t c = 0; c < codes.columns; ++c) {
         const int k = codes.integers[r * codes.columns + c];
-        costs.Add(trellis.grid[state[c]], k, codes.row_class[r] + codes.column_class[c],
+        costs.Add(kTrellis.grid[state[c]], k, codes.row_class[r] + codes.column_class[c],
                   &sums[(by_rows ? r : c) * kCandidates]);
-        state[c] = static_cast<uint8_t>(trellis.Next(state[c], k));
+        state[c] = static_cast<uint8_t>(kTrellis.Next(state[c], k));
       }
     }
     moved |= Move(sums, by_rows ? codes.row_class : codes.column_class);

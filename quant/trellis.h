@@ -3,9 +3,10 @@
 // as densely as either alone, at the rate of one (Marcellin and Fischer 1990; with entropy-coded
 // integers, Fischer and Wang 1992).
 //
-// From the first row of a column down, starting in state 0: the integer k stands for the code
+// Down a column, from state 0 in the first row (and wherever ScaledCodes::trellis_rows has it
+// start anew): the integer k stands for the code
 //   2 k - sign(k) * grid[state]          on a grid of half the step,
-// and the next state is next[state][k & 1]. With one state there is no trellis: the code is k.
+// and the next state is next[state][k & 1].
 #ifndef CVXQ_QUANT_TRELLIS_H_
 #define CVXQ_QUANT_TRELLIS_H_
 
@@ -14,30 +15,22 @@
 
 namespace cvxq {
 
-inline constexpr int kMaxTrellisStates = 8;
+inline constexpr int kTrellisStates = 8, kTrellisGrids = 2;
 
 struct Trellis {
-  int states = 1;  // 1, 4 or 8
-  std::array<uint8_t, kMaxTrellisStates> grid{};                 // 0: even codes, 1: odd ones and 0
-  std::array<std::array<uint8_t, 2>, kMaxTrellisStates> next{};  // [state][parity of k]
+  std::array<uint8_t, kTrellisStates> grid;                 // 0: even codes, 1: odd ones and 0
+  std::array<std::array<uint8_t, 2>, kTrellisStates> next;  // [state][parity of k]
 
-  int Code(int state, int k) const {
-    if (states == 1) return k;
-    return 2 * k - (grid[state] != 0 ? (k > 0) - (k < 0) : 0);
-  }
+  int Code(int state, int k) const { return 2 * k - grid[state] * ((k > 0) - (k < 0)); }
   int Next(int state, int k) const { return next[state][k & 1]; }
 };
 
-// The trellis of 1, 4 or 8 states.
-inline const Trellis& TrellisOf(int states) {
-  static constexpr Trellis kOne{1, {0}, {{{0, 0}}}};
-  static constexpr Trellis kFour{4, {0, 0, 1, 1}, {{{0, 2}, {2, 0}, {1, 3}, {3, 1}}}};
-  static constexpr Trellis kEight{
-      8,
-      {0, 0, 0, 0, 1, 1, 1, 1},
-      {{{0, 4}, {4, 0}, {5, 1}, {1, 5}, {6, 2}, {2, 6}, {3, 7}, {7, 3}}}};
-  return states == 8 ? kEight : states == 4 ? kFour : kOne;
-}
+inline constexpr Trellis kTrellis{
+    {0, 0, 0, 0, 1, 1, 1, 1}, {{{0, 4}, {4, 0}, {5, 1}, {1, 5}, {6, 2}, {2, 6}, {3, 7}, {7, 3}}}};
+
+// Other names.
+inline constexpr int kMaxTrellisStates = kTrellisStates;
+inline const Trellis& TrellisOf(int) { return kTrellis; }
 
 }  // namespace cvxq
 

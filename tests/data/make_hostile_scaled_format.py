@@ -128,9 +128,9 @@ def codes_of(integers, rows, columns, first_states=None, seeds=None):
     return struct.pack(f"<{len(words)}H", *reversed(words)), escapes
 
 
-def scaled(rows=4, columns=3, trellis=1, steps=2, gain=0.5, integers=None, row_class=None, column_class=None,
-           row_scale=None, column_scale=None, from_before=0, lean=1, flags=None, shape=None, seeds=None, classes=None,
-           class_size=None, scale_size=None, words=None, word_count=None, escapes=None, escape_count=None,
+def scaled(rows=4, columns=3, trellis_rows=0, steps=2, gain=0.5, integers=None, row_class=None, column_class=None,
+           row_scale=None, column_scale=None, from_before=0, lean=1, step_byte=None, shape=None, seeds=None,
+           classes=None, class_size=None, scale_size=None, words=None, word_count=None, escapes=None, escape_count=None,
            first_states=None, after=b"", checksum=None):
     """`steps` is the log2; whatever is given takes the place of what belongs there."""
     integers = integers or [(i * 7 % 5) - 2 for i in range(rows * columns)]
@@ -156,9 +156,10 @@ def scaled(rows=4, columns=3, trellis=1, steps=2, gain=0.5, integers=None, row_c
     made_words, made_escapes = codes_of(integers, rows, columns, first_states, seeds)
     words = made_words if words is None else words
     escapes = made_escapes if escapes is None else escapes
-    body = bytes([trellis | steps << 2 if flags is None else flags]) + struct.pack("<f", gain)
+    body = bytes([steps if step_byte is None else step_byte]) + struct.pack("<f", gain)
     for extent in shape or (rows, columns):
         body += count(extent)
+    body += count(trellis_rows)
     body += count(len(classes) if class_size is None else class_size)
     body += count(len(scale_bytes) if scale_size is None else scale_size)
     body += classes + scale_bytes
@@ -177,8 +178,8 @@ MANY = dict(rows=4096, columns=33, integers=[i % 7 - 3 if i % 9973 == 0 else 0 f
 MANY_WORDS, _ = codes_of(MANY["integers"], 4096, 33)
 FILES = {
     "good_plain": GOOD,
-    "good_no_trellis": scaled(trellis=0),
-    "good_eight_states": scaled(trellis=2, rows=9, columns=5),
+    "good_anew_after_three": scaled(trellis_rows=3),
+    "good_rows_anew": scaled(trellis_rows=1, rows=9, columns=5),
     "good_from_before": scaled(from_before=1),
     "good_no_lean": scaled(lean=0),
     "good_full_lean": scaled(lean=7, row_class=[40, -40, 3, 4]),
@@ -190,14 +191,16 @@ FILES = {
     "good_one_step": scaled(steps=0),
     "good_zeros": scaled(rows=300, columns=40, integers=[0] * 12000),
     "good_many_lanes": scaled(**MANY),
+    "good_many_lanes_anew": scaled(**MANY, trellis_rows=100),
     "many_lanes_words_short": scaled(**MANY, words=MANY_WORDS[:-2]),
     "many_lanes_words_of_ones": scaled(**MANY, words=b"\xff" * 400),
     "empty": b"",
     "one_byte": b"\1",
     "short_header": GOOD[:5],
     "shape_cut": GOOD[:6],
-    "header_only": GOOD[:9],
-    "cut_in_classes": GOOD[:11],
+    "trellis_cut": GOOD[:7],
+    "header_only": GOOD[:10],
+    "cut_in_classes": GOOD[:12],
     "cut_in_words": GOOD[:-len(GOOD_ESCAPES) - 8],
     "cut_in_escapes": GOOD[:-5],
     "cut_in_checksum": GOOD[:-1],
@@ -207,10 +210,13 @@ FILES = {
     "checksum_inverted": scaled(checksum=zlib.crc32(GOOD[:-4]) ^ 0xFFFFFFFF),
     "all_zeros": bytes(64),
     "all_ones": b"\xff" * 64,
-    "trellis_unknown": scaled(flags=3 | 2 << 2),
-    "steps_32": scaled(flags=1 | 5 << 2),
-    "flags_all": scaled(flags=255),
-    "flag_high": scaled(flags=1 | 2 << 2 | 128),
+    "steps_32": scaled(step_byte=5),
+    "steps_all": scaled(step_byte=255),
+    "steps_high_bit": scaled(step_byte=2 | 128),
+    "trellis_rows_all": scaled(trellis_rows=4),
+    "trellis_rows_of_one_row": scaled(**ONE, trellis_rows=1),
+    "trellis_rows_huge": scaled(trellis_rows=(1 << 35) - 1),
+    "trellis_rows_beyond_counts": scaled(trellis_rows=1 << 40),
     "rows_zero": scaled(shape=(0, 3)),
     "rows_more": scaled(shape=(5, 3)),
     "rows_huge": scaled(shape=((1 << 35) - 1, 3)),

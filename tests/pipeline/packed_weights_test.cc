@@ -94,7 +94,7 @@ class PackedWeightsTest : public testing::Test {
       const auto* begin = reinterpret_cast<const uint8_t*>(tensor.data);
       tensors_[name] = {tensor.dtype, tensor.shape, {begin, begin + tensor.bytes()}};
     }
-    SymbolCounts counts(1);
+    SymbolCounts counts;
     ForEachLinear([&](const std::string&, LinearForm form, int64_t M, int64_t N) {
       if (form == LinearForm::kScaled) counts.Add(Scaled(M, N));
     });
@@ -267,7 +267,7 @@ TEST_F(PackedWeightsTest, OtherShapesAreRefused) {
   Put(affine + ".affine", SerializeAffineMatrix(Affine(24, 1024)));
   ExpectRefused(affine + ".affine", "is a matrix [24, 1024], config.json asks for ");
   tensors_ = original;
-  SymbolCounts counts(1);
+  SymbolCounts counts;
   counts.Add(Scaled(100, 24));
   const EntropyTables entropy = EntropyTables::Train(counts);
   Put("cvxq.entropy", entropy.Serialize());

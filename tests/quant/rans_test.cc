@@ -20,7 +20,7 @@ struct Decoded {
 Decoded Decode(const ScaledCodes& codes, const EntropyTables& tables, const RansChunk& chunk,
                int64_t index, DecodeRows decode) {
   const RansLayout layout(codes.rows, codes.columns);
-  const RansContext context{tables, layout, codes.trellis_states, codes.row_class,
+  const RansContext context{tables, layout, codes.trellis_rows, codes.row_class,
                             codes.column_class};
   Decoded out{.codes = std::vector<int8_t>(codes.rows * codes.columns, 99),
               .seeds = std::vector<uint16_t>(layout.lanes)};
@@ -38,8 +38,9 @@ std::vector<uint16_t> RandomSeeds(int lanes, uint64_t key) {
 }
 
 // Integers with many escapes, some of them outliers.
-ScaledCodes WithEscapes(int64_t rows, int64_t columns, int states, float spread, uint64_t key) {
-  ScaledCodes codes = RandomCodes(rows, columns, states, spread, key);
+ScaledCodes WithEscapes(int64_t rows, int64_t columns, int64_t trellis_rows, float spread,
+                        uint64_t key) {
+  ScaledCodes codes = RandomCodes(rows, columns, trellis_rows, spread, key);
   Draws draws(DeriveKey(key, 1));
   for (int64_t i = 0; i < rows * columns / 50; ++i) {
     codes.integers[draws.Below(codes.integers.size())] =
@@ -52,11 +53,11 @@ TEST(Rans, EveryDecoderGivesWhatWasEncoded) {
   const int64_t shapes[][2] = {{5, 7}, {4096, 32}, {2000, 95}, {1025, 1100}, {40, 3300}};
   uint64_t key = 0;
   for (const auto& [rows, columns] : shapes) {
-    for (const int states : {1, 4, 8}) {
+    for (const int64_t trellis_rows : {0, 1, 37, 256}) {
       for (const float spread : {0.05f, 0.7f, 8.0f}) {
-        const ScaledCodes codes = WithEscapes(rows, columns, states, spread, ++key);
+        const ScaledCodes codes = WithEscapes(rows, columns, trellis_rows, spread, ++key);
         // Trained without the escapes.
-        const EntropyTables tables = TablesOf(RandomCodes(300, 300, states, spread, key));
+        const EntropyTables tables = TablesOf(RandomCodes(300, 300, trellis_rows, spread, key));
         const ScaledMatrix expected = MatrixOf(codes);
         const RansLayout layout(rows, columns);
         for (int64_t i = 0; i < layout.chunks; ++i) {
@@ -107,8 +108,8 @@ TEST(Rans, LayoutCoversEveryColumnOnce) {
 
 // No words whatever make a decoder read out of range, and all agree on what is wrong.
 TEST(Rans, BrokenWordsAreRefusedAlikeByAll) {
-  for (const int states : {1, 8}) {
-    const ScaledCodes codes = WithEscapes(4096, 33, states, 1, 3);
+  for (const int64_t trellis_rows : {0, 100}) {
+    const ScaledCodes codes = WithEscapes(4096, 33, trellis_rows, 1, 3);
     const EntropyTables tables = TablesOf(codes);
     const RansLayout layout(codes.rows, codes.columns);
     ASSERT_EQ(layout.lanes, 32);
@@ -144,8 +145,8 @@ TEST(Rans, BrokenWordsAreRefusedAlikeByAll) {
 }
 
 TEST(Rans, WrongEscapesAreRefused) {
-  const ScaledCodes codes = WithEscapes(50, 40, 8, 1, 5);
-  const EntropyTables tables = TablesOf(RandomCodes(50, 40, 8, 1, 5));
+  const ScaledCodes codes = WithEscapes(50, 40, 16, 1, 5);
+  const EntropyTables tables = TablesOf(RandomCodes(50, 40, 16, 1, 5));
   const RansLayout layout(codes.rows, codes.columns);
   const RansChunk good = EncodeChunk(codes, tables, layout, 0, std::vector<uint16_t>(layout.lanes));
   const auto refused = [&](std::vector<uint8_t> escapes) {

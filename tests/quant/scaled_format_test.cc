@@ -52,10 +52,10 @@ TEST(ScaledFormat, OddShapesComeBack) {
                                {300, 700}, {140000, 1}, {1, 140000}, {2051, 1100}};
   uint64_t key = 0;
   for (const auto& [rows, columns] : shapes) {
-    for (const int states : {1, 4, 8}) {
+    for (const int64_t trellis_rows : {0, 1, 50}) {
       for (const float spread : {0.3f, 3.0f}) {
-        SCOPED_TRACE(absl::StrCat(rows, " x ", columns, ", ", states, " states, ", spread));
-        const ScaledCodes codes = RandomCodes(rows, columns, states, spread, ++key);
+        SCOPED_TRACE(absl::StrCat(rows, " x ", columns, ", ", trellis_rows, ", ", spread));
+        const ScaledCodes codes = RandomCodes(rows, columns, trellis_rows, spread, ++key);
         ExpectRoundTrip(codes, TablesOf(codes));
       }
     }
@@ -64,7 +64,7 @@ TEST(ScaledFormat, OddShapesComeBack) {
 
 TEST(ScaledFormat, EveryScaleGridComesBack) {
   for (const int steps : {1, 2, 4, 8, 16}) {
-    ScaledCodes codes = RandomCodes(20, 30, 8, 1, steps, steps);
+    ScaledCodes codes = RandomCodes(20, 30, 0, 1, steps, steps);
     ExpectRoundTrip(codes, TablesOf(codes));
     // Ends of the grid, side by side. Their products with the gain must still be numbers.
     for (int r = 0; r < 20; ++r) {
@@ -80,9 +80,9 @@ TEST(ScaledFormat, EveryScaleGridComesBack) {
 }
 
 TEST(ScaledFormat, ExtremeIntegersComeBack) {
-  for (const int states : {1, 4, 8}) {
+  for (const int64_t trellis_rows : {0, 7}) {
     for (const int64_t columns : {50, 2000}) {
-      ScaledCodes codes = RandomCodes(100, columns, states, 2, 5);
+      ScaledCodes codes = RandomCodes(100, columns, trellis_rows, 2, 5);
       const EntropyTables tables = TablesOf(codes);
       Draws draws(6);
       for (int i = 0; i < 500; ++i) {
@@ -97,26 +97,26 @@ TEST(ScaledFormat, ExtremeIntegersComeBack) {
       ExpectRoundTrip(codes, tables);
       AssignClasses(codes);
       ExpectRoundTrip(codes, TablesOf(codes));
-      ExpectRoundTrip(codes, EntropyTables::Train(SymbolCounts(GridCount(states))));  // all escape
+      ExpectRoundTrip(codes, EntropyTables::Train(SymbolCounts()));  // all escape
     }
   }
 }
 
 TEST(ScaledFormat, ZerosComeBackAndCostNextToNothing) {
-  ScaledCodes codes = RandomCodes(1000, 1000, 8, 0, 7);
+  ScaledCodes codes = RandomCodes(1000, 1000, 0, 0, 7);
   const EntropyTables tables = TablesOf(codes);
   ExpectRoundTrip(codes, tables);
   EXPECT_LT(ScaledMatrixBytes(codes, tables), 1500);
 }
 
 TEST(ScaledFormat, TablesOfOtherIntegersWillDo) {
-  const ScaledCodes fine = RandomCodes(60, 70, 4, 20, 8), coarse = RandomCodes(60, 70, 4, 0.2f, 9);
+  const ScaledCodes fine = RandomCodes(60, 70, 0, 20, 8), coarse = RandomCodes(60, 70, 0, 0.2f, 9);
   ExpectRoundTrip(fine, TablesOf(coarse));
   ExpectRoundTrip(coarse, TablesOf(fine));
 }
 
 TEST(ScaledFormat, ThreadsDoNotMatter) {
-  const ScaledCodes codes = RandomCodes(2000, 2200, 8, 1, 10);
+  const ScaledCodes codes = RandomCodes(2000, 2200, 256, 1, 10);
   ASSERT_GT(RansLayout(codes.rows, codes.columns).chunks, 3);
   const EntropyTables tables = TablesOf(codes);
   ThreadPool pool(3);
@@ -131,25 +131,25 @@ TEST(ScaledFormat, ThreadsDoNotMatter) {
 
 // The ideal: each integer at its cost by the tables.
 double IdealBits(const ScaledCodes& codes, const EntropyTables& tables) {
-  const Trellis& trellis = TrellisOf(codes.trellis_states);
   std::vector<int> state(codes.columns);
   double bits = 0;
   for (int64_t r = 0; r < codes.rows; ++r) {
+    if (codes.trellis_rows > 0 && r % codes.trellis_rows == 0) state.assign(codes.columns, 0);
     for (int64_t c = 0; c < codes.columns; ++c) {
       const int k = codes.integers[r * codes.columns + c];
       bits += tables.Cost(SymbolClass(codes.row_class[r], codes.column_class[c]),
-                          trellis.grid[state[c]], k);
-      state[c] = trellis.Next(state[c], k);
+                          kTrellis.grid[state[c]], k);
+      state[c] = kTrellis.Next(state[c], k);
     }
   }
   return bits;
 }
 
 TEST(ScaledFormat, CodesCostWhatTheTablesSay) {
-  for (const int states : {1, 8}) {
+  for (const int64_t trellis_rows : {0, 16}) {
     for (const float spread : {0.2f, 1.0f, 6.0f}) {
       for (const int64_t columns : {256, 1500}) {
-        ScaledCodes codes = RandomCodes(512, columns, states, spread, 11);
+        ScaledCodes codes = RandomCodes(512, columns, trellis_rows, spread, 11);
         // Side information that costs a few bytes.
         std::fill(codes.row_scale.begin(), codes.row_scale.end(), int16_t{0});
         std::fill(codes.column_scale.begin(), codes.column_scale.end(), int16_t{0});
@@ -158,7 +158,7 @@ TEST(ScaledFormat, CodesCostWhatTheTablesSay) {
         const double bytes = static_cast<double>(ScaledMatrixBytes(codes, tables));
         // Classes of about 4 bits each, states, header.
         const double other = (512 + static_cast<double>(columns)) * 4 / 8 + 32 * 4 + 60;
-        EXPECT_LT(bytes, ideal * 1.0005 + other) << states << ' ' << spread << ' ' << columns;
+        EXPECT_LT(bytes, ideal * 1.0005 + other) << trellis_rows << ' ' << spread << ' ' << columns;
         EXPECT_GT(bytes, ideal);
       }
     }
@@ -171,8 +171,8 @@ struct File {
   EntropyTables tables;
   std::vector<uint8_t> bytes;
 
-  File(int64_t rows, int64_t columns, int states, float spread)
-      : codes(RandomCodes(rows, columns, states, spread, 12)),
+  File(int64_t rows, int64_t columns, int64_t trellis_rows, float spread)
+      : codes(RandomCodes(rows, columns, trellis_rows, spread, 12)),
         tables(TablesOf(codes)),
         bytes(SerializeScaledMatrix(codes, tables)) {}
   Status Parse(const std::vector<uint8_t>& changed) const {
@@ -181,15 +181,13 @@ struct File {
 };
 
 TEST(ScaledFormat, EveryDamagedByteIsDetected) {
-  for (const int states : {1, 8}) {
-    const File file(9, 11, states, 1);
-    ASSERT_EQ(file.Parse(file.bytes).code(), kOk);
-    for (size_t at = 0; at < file.bytes.size(); ++at) {
-      for (int change = 1; change < 256; ++change) {
-        std::vector<uint8_t> bad = file.bytes;
-        bad[at] ^= static_cast<uint8_t>(change);
-        ASSERT_EQ(file.Parse(bad).code(), kDataLoss) << "byte " << at << " ^ " << change;
-      }
+  const File file(9, 11, 4, 1);
+  ASSERT_EQ(file.Parse(file.bytes).code(), kOk);
+  for (size_t at = 0; at < file.bytes.size(); ++at) {
+    for (int change = 1; change < 256; ++change) {
+      std::vector<uint8_t> bad = file.bytes;
+      bad[at] ^= static_cast<uint8_t>(change);
+      ASSERT_EQ(file.Parse(bad).code(), kDataLoss) << "byte " << at << " ^ " << change;
     }
   }
 }
@@ -215,7 +213,7 @@ TEST(ScaledFormat, EveryTruncationAndExtensionIsDetected) {
 }
 
 TEST(ScaledFormat, DamageIsNamedByChunk) {
-  const File file(4096, 1024, 8, 0.1f);
+  const File file(4096, 1024, 256, 0.1f);
   ASSERT_EQ(RansLayout(4096, 1024).chunks, 4);
   std::vector<uint8_t> bad = file.bytes;
   bad[bad.size() / 2 + bad.size() / 8] ^= 1;  // in the middle of the third
@@ -236,20 +234,32 @@ TEST(ScaledFormat, DamageIsNamedByChunk) {
   }
 }
 
-TEST(ScaledFormat, TheShapeAndTheTablesMustFit) {
+TEST(ScaledFormat, TheShapeMustFit) {
   const File file(9, 11, 4, 1);
-  const auto parse = [&](int64_t rows, int64_t columns, const EntropyTables& tables) {
-    return ParseScaledMatrix(file.bytes, tables, rows, columns).status();
+  const auto parse = [&](int64_t rows, int64_t columns) {
+    return ParseScaledMatrix(file.bytes, file.tables, rows, columns).status();
   };
-  EXPECT_EQ(parse(11, 9, file.tables).message(),
+  EXPECT_EQ(parse(11, 9).message(),
             "the scaled matrix is corrupt: it says that it is 9 x 11, not 11 x 9; get the file "
             "again");
-  EXPECT_EQ(parse(9, 12, file.tables).code(), kDataLoss);
-  EXPECT_EQ(parse(9, 11, EntropyTables::Train(SymbolCounts(1))).code(), kDataLoss);
+  EXPECT_EQ(parse(9, 12).code(), kDataLoss);
+}
+
+// One way to say "never": rows from M up are refused.
+TEST(ScaledFormat, ATrellisThatStartsAnewBelowTheLastRowIsRefused) {
+  ScaledCodes codes = RandomCodes(9, 11, 8, 1, 14);
+  const EntropyTables tables = TablesOf(codes);
+  ExpectRoundTrip(codes, tables);
+  for (const int64_t trellis_rows : {9, 10, 1000}) {
+    codes.trellis_rows = trellis_rows;
+    EXPECT_EQ(ParseScaledMatrix(SerializeScaledMatrix(codes, tables), tables, 9, 11).status(),
+              absl::DataLossError("the scaled matrix is corrupt: its trellis starts anew below its "
+                                  "last row; get the file again"));
+  }
 }
 
 TEST(ScaledFormat, AGainThatIsNoScaleIsRefused) {
-  const File file(3, 5, 1, 1);
+  const File file(3, 5, 0, 1);
   for (const float gain : {0.0f, -1.0f, std::numeric_limits<float>::infinity(),
                            std::numeric_limits<float>::quiet_NaN(), 3e38f}) {
     ScaledCodes codes = file.codes;
@@ -261,7 +271,7 @@ TEST(ScaledFormat, AGainThatIsNoScaleIsRefused) {
 
 // With the checksum made right, a change may go unnoticed; what is accepted must then be sound.
 TEST(ScaledFormat, ChangedFilesAreRefusedOrSound) {
-  const File files[] = {File(7, 9, 1, 1), File(7, 9, 8, 1), File(60, 2, 4, 30)};
+  const File files[] = {File(7, 9, 0, 1), File(7, 9, 3, 1), File(60, 2, 16, 30)};
   Draws draws(13);
   int accepted = 0;
   for (int trial = 0; trial < 30000; ++trial) {
@@ -290,8 +300,11 @@ std::vector<uint8_t> ReadHostile(const std::filesystem::path& name) {
 
 // The shape that the good files give themselves, 4 x 3 for those that are no good.
 std::pair<int64_t, int64_t> ShapeOf(const std::string& name) {
-  if (name.starts_with("good_eight")) return {9, 5};
-  if (name.starts_with("good_one_weight") || name.starts_with("escape_")) return {1, 1};
+  if (name.starts_with("good_rows_anew")) return {9, 5};
+  if (name.starts_with("good_one_weight") || name.starts_with("escape_") ||
+      name.starts_with("trellis_rows_of_one")) {
+    return {1, 1};
+  }
   if (name.starts_with("good_zeros")) return {300, 40};
   if (name.find("many_lanes") != std::string::npos) return {4096, 33};
   return {4, 3};
@@ -304,8 +317,7 @@ TEST(ScaledFormat, HostileFilesAreRefused) {
     const std::string name = entry.path().filename().string();
     const bool expected = name.starts_with("good_");
     ++(expected ? good : bad);
-    const EntropyTables tables =
-        EntropyTables::Train(SymbolCounts(name.starts_with("good_no_trellis") ? 1 : 2));
+    const EntropyTables tables = EntropyTables::Train(SymbolCounts());
     const auto shape = ShapeOf(name);
     const StatusOr<ScaledMatrix> parsed =
         ParseScaledMatrix(ReadHostile(name), tables, shape.first, shape.second);
@@ -323,17 +335,20 @@ TEST(ScaledFormat, HostileFilesAreRefused) {
 TEST(ScaledFormat, AnIndependentWriterIsUnderstood) {
   ScaledCodes codes{.rows = 4,
                     .columns = 3,
-                    .trellis_states = 4,
                     .scale_steps = 4,
                     .row_scale = {3, 2, 1, 0},
                     .column_scale = {-5, -3, -1},
                     .gain = 0.5f};
   for (int i = 0; i < 12; ++i) codes.integers.push_back(static_cast<int16_t>(i * 7 % 5 - 2));
-  const EntropyTables tables = EntropyTables::Train(SymbolCounts(2));
-  const StatusOr<ScaledMatrix> parsed =
-      ParseScaledMatrix(ReadHostile("good_plain.bin"), tables, 4, 3);
-  ASSERT_TRUE(parsed.ok()) << parsed.status();
-  ExpectSame(MatrixOf(codes), *parsed);
+  const EntropyTables tables = EntropyTables::Train(SymbolCounts());
+  for (const int64_t trellis_rows : {0, 3}) {
+    codes.trellis_rows = trellis_rows;
+    const StatusOr<ScaledMatrix> parsed = ParseScaledMatrix(
+        ReadHostile(trellis_rows == 0 ? "good_plain.bin" : "good_anew_after_three.bin"), tables, 4,
+        3);
+    ASSERT_TRUE(parsed.ok()) << parsed.status();
+    ExpectSame(MatrixOf(codes), *parsed);
+  }
 }
 
 }  // namespace

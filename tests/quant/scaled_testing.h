@@ -16,13 +16,14 @@
 
 namespace cvxq {
 
-// Rounded normal numbers of about this spread, other in each row and column; classes assigned.
-inline ScaledCodes RandomCodes(int64_t rows, int64_t columns, int trellis_states, float spread,
+// Rounded normal numbers of about this spread, other in each row and column; classes assigned. The
+// trellis starts anew after trellis_rows; if that is all of them: never.
+inline ScaledCodes RandomCodes(int64_t rows, int64_t columns, int64_t trellis_rows, float spread,
                                uint64_t key, int scale_steps = 4) {
   Draws draws(key);
   ScaledCodes codes{.rows = rows,
                     .columns = columns,
-                    .trellis_states = trellis_states,
+                    .trellis_rows = trellis_rows < rows ? trellis_rows : 0,
                     .scale_steps = scale_steps,
                     .gain = 0.75f};
   std::vector<float> column_spread(columns);
@@ -45,7 +46,7 @@ inline ScaledCodes RandomCodes(int64_t rows, int64_t columns, int trellis_states
 }
 
 inline EntropyTables TablesOf(const ScaledCodes& codes) {
-  SymbolCounts counts(GridCount(codes.trellis_states));
+  SymbolCounts counts;
   counts.Add(codes);
   return EntropyTables::Train(counts);
 }
@@ -53,12 +54,12 @@ inline EntropyTables TablesOf(const ScaledCodes& codes) {
 inline ScaledMatrix MatrixOf(const ScaledCodes& codes) {
   ScaledMatrix matrix{.rows = codes.rows, .columns = codes.columns};
   matrix.codes.resize(codes.rows * codes.columns);
-  const Trellis& trellis = TrellisOf(codes.trellis_states);
   std::vector<int> state(codes.columns);
   for (int64_t r = 0; r < codes.rows; ++r) {
+    if (codes.trellis_rows > 0 && r % codes.trellis_rows == 0) state.assign(codes.columns, 0);
     for (int64_t c = 0; c < codes.columns; ++c) {
-      const int k = codes.integers[r * codes.columns + c], code = trellis.Code(state[c], k);
-      state[c] = trellis.Next(state[c], k);
+      const int k = codes.integers[r * codes.columns + c], code = kTrellis.Code(state[c], k);
+      state[c] = kTrellis.Next(state[c], k);
       if (std::abs(code) <= 127) {
         matrix.codes[r * codes.columns + c] = static_cast<int8_t>(code);
       } else {

@@ -34,7 +34,7 @@ TEST(SymbolClasses, FollowTheSpread) {
 }
 
 TEST(SymbolClasses, DeadLinesAreOfTheLowestClass) {
-  ScaledCodes codes = RandomCodes(100, 120, 1, 3, 2);
+  ScaledCodes codes = RandomCodes(100, 120, 0, 3, 2);
   for (int64_t c = 0; c < 120; ++c) codes.integers[7 * 120 + c] = 0;
   for (int64_t r = 0; r < 100; ++r) {
     for (int64_t c = 20; c < 60; ++c) codes.integers[r * 120 + c] = 0;
@@ -51,7 +51,7 @@ TEST(SymbolClasses, DeadLinesAreOfTheLowestClass) {
 }
 
 TEST(SymbolClasses, ZerosAndHugeIntegersAreInRange) {
-  ScaledCodes codes = RandomCodes(20, 30, 8, 0, 3);
+  ScaledCodes codes = RandomCodes(20, 30, 0, 0, 3);
   EXPECT_EQ(SymbolClass(codes.row_class[0], codes.column_class[0]), 0);
   std::fill(codes.integers.begin(), codes.integers.end(), int16_t{-32767});
   AssignClasses(codes);
@@ -62,8 +62,8 @@ TEST(SymbolClasses, ZerosAndHugeIntegersAreInRange) {
 }
 
 TEST(SymbolClasses, RefinementSavesBytesAndSettles) {
-  for (const int states : {1, 8}) {
-    ScaledCodes codes = RandomCodes(300, 400, states, 1, 4);
+  for (const int64_t trellis_rows : {0, 64}) {
+    ScaledCodes codes = RandomCodes(300, 400, trellis_rows, 1, 4);
     // Classes that are off.
     Draws draws(5);
     for (int8_t& c : codes.row_class) c = static_cast<int8_t>(c + draws.Below(5)) - 2;
