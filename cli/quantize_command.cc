@@ -53,8 +53,8 @@ class QuantizeCommand : public Command {
         ->capture_default_str();
     command->add_option("--samples", options_.calibration.samples, "Calibration sequences")
         ->capture_default_str();
-    command->add_option("--grad-samples", options_.grad_samples, "Of them, for gradients")
-        ->capture_default_str();
+    command->add_option("--grad-samples", options_.grad_samples,
+                        "Of them, for gradients (default all with --feedback two, else 32)");
     command->add_option("--seq-len", options_.calibration.seq_len, "Tokens of a sequence")
         ->capture_default_str();
     command->add_option("--seed", options_.calibration.seed, "Seed of all random choices")

@@ -25,7 +25,7 @@ namespace {
 
 constexpr int kMaxPasses = 12;
 constexpr int64_t kSurveyStride = 4;  // every so many blocks are surveyed
-// A trim changes delta by this many times what would do for all linears at once, so that about one
+// A trim changes delta by this many times what would do for all blocks at once, so that about one
 // in so many is coded again. At most by kMaxTrim octaves: the loss grows with its square.
 constexpr double kTrimFactor = 4, kMaxTrim = 0.05;
 constexpr int64_t kSmallLinear = 1 << 20;  // weights; threads take one each
@@ -66,29 +66,39 @@ class EntropyCoder : public ModelCoder {
       plan.suffix = kScaledSuffix;
     }
     tables_.reset();
+    known_.assign(context.plans.size(), {});
+    shift_.assign(context.plans.size(), 0);
+    class_shift_ = 0;
+    prices_ = PricesOf(nullptr);
     context.writer.Share({});
     CVXQ_RETURN_IF_ERROR(Foresee());
     const SizeTarget target(context);
     const double overhead = 8.0 * target.Counted();  // bits of everything but the matrices
+    const double budget = 8.0 * target.aim() - overhead;
+    if (budget <= 0) return target.TooSmall(target.Counted(), "");
     double correction = 0.85;  // of the bits foreseen: what the trellis and real weights save
-    double log2_delta =
-        AscendDelta(foreseen_, correction, 8.0 * target.aim() - overhead, first_log2_delta_);
+    double log2_delta = AscendDelta(foreseen_, correction, budget, kFirstLog2Delta);
     CVXQ_RETURN_IF_ERROR(Survey(log2_delta, correction));
-    double low = -1000, high = 1000;  // deltas known to take too many, and too few, bits
-    for (int pass = 1;; ++pass) {
-      if (pass > kMaxPasses) return target.TooSmall(target.Counted(), "");
-      if (pass == 1 || std::abs(Excess(target)) > 0.01) {
-        const double budget = 8.0 * target.aim() - overhead;
-        log2_delta = AscendDelta(foreseen_, correction, budget, log2_delta);
-        if (!(log2_delta > low && log2_delta < high)) log2_delta = 0.5 * (low + high);
-        const std::string phase = pass == 1 ? "code" : absl::StrCat("code (pass ", pass, ")");
-        CVXQ_RETURN_IF_ERROR(CodeAll(phase, log2_delta));
-        (target.Counted() > target.aim() ? low : high) = log2_delta;
-        correction = (8.0 * target.Counted() - overhead) / foreseen_.Bits(log2_delta);
-      } else {
-        CVXQ_RETURN_IF_ERROR(Trim(target, log2_delta, correction));
+    log2_delta = AscendDelta(foreseen_, correction, budget, log2_delta);
+    CVXQ_RETURN_IF_ERROR(CodeAll(log2_delta));
+    // Dual ascent on the bits that were coded, with the slope that the last passes have shown.
+    double slope = -0.9 * context.quantized_weights();
+    while (!target.Met()) {
+      if (passes_ == kMaxPasses) {
+        if (target.Counted() <= target.bytes()) break;
+        return target.TooSmall(target.Counted(), "");
       }
-      if (target.Met()) break;
+      const double excess = 8.0 * static_cast<double>(target.Counted() - target.aim());
+      const double step = -excess / slope;
+      if (std::abs(step) <= kMaxTrim / 2) {
+        CVXQ_RETURN_IF_ERROR(Trim(target, step));
+        continue;
+      }
+      CVXQ_RETURN_IF_ERROR(CodeAll(log2_delta + step));
+      const double now = 8.0 * static_cast<double>(target.Counted() - target.aim());
+      slope = std::clamp((now - excess) / step / context.quantized_weights(), -1.2, -0.15) *
+              context.quantized_weights();
+      log2_delta += step;
     }
     log2_lambda_ = 2 * log2_delta;
     return absl::OkStatus();
@@ -106,11 +116,6 @@ class EntropyCoder : public ModelCoder {
     std::vector<int32_t> order(rows);
     std::iota(order.rbegin(), order.rend(), static_cast<int32_t>(first));
     return order;
-  }
-
-  // Of the bytes counted, as a share.
-  static double Excess(const SizeTarget& target) {
-    return static_cast<double>(target.Counted() - target.aim()) / static_cast<double>(target.aim());
   }
 
   // One linear with all that coding it takes.
@@ -198,9 +203,19 @@ class EntropyCoder : public ModelCoder {
       CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<Linear> linear, Load(plan, true));
       linear->input.delta = std::exp2(log2_delta);
       ScaledCodes codes = StartScaledCodes(linear->input);
-      plan.distortion = CodeEntropy(linear->input, context_->pool, codes);
+      if (known_[i].row_class.empty()) {
+        ForeseeClasses(linear->input, codes);
+        for (int8_t& row_class : codes.row_class) row_class += class_shift_;
+      } else {
+        codes.row_class = known_[i].row_class;
+        codes.column_class = known_[i].column_class;
+      }
+      const double foreseen_class = MeanClass(codes);
+      plan.distortion = CodeEntropy(linear->input, prices_, context_->pool, codes);
       AssignClasses(codes);
       if (tables_) RefineClasses(codes, *tables_);
+      if (!tables_) shift_[i] = MeanClass(codes) - foreseen_class;
+      known_[i] = {codes.row_class, codes.column_class};
       counts[i].Add(codes);
       if (serialize) {
         plan.packed = SerializeScaledMatrix(codes, *tables_);
@@ -233,6 +248,12 @@ class EntropyCoder : public ModelCoder {
     return blocks;
   }
 
+  static double MeanClass(const ScaledCodes& codes) {
+    return std::accumulate(codes.row_class.begin(), codes.row_class.end(), 0.0) / codes.rows +
+           std::accumulate(codes.column_class.begin(), codes.column_class.end(), 0.0) /
+               codes.columns;
+  }
+
   // What a plan tells of its codes: weights at each width of their code in bits.
   static void Tally(const ScaledCodes& codes, LinearPlan& plan) {
     plan.depth_histogram.fill(0);
@@ -249,6 +270,7 @@ class EntropyCoder : public ModelCoder {
     SymbolCounts all(counts.front().grids());
     for (const SymbolCounts& part : counts) all.Add(part);
     tables_ = EntropyTables::Train(all);
+    prices_ = PricesOf(&*tables_);
     std::vector<uint8_t> bytes = tables_->Serialize();
     const int64_t size = static_cast<int64_t>(bytes.size());
     context_->writer.Share({{{std::string(kEntropyName), DType::kU8, {size}}, std::move(bytes)}});
@@ -270,6 +292,12 @@ class EntropyCoder : public ModelCoder {
         CVXQ_RETURN_IF_ERROR(CodeBlock(begin, end, log2_delta, serialize, counts, phase));
       }
       Learn(counts);
+      if (serialize) continue;
+      double shift = 0;
+      for (const auto& [begin, end] : blocks) {
+        for (size_t i = begin; i < end; ++i) shift += shift_[i] / static_cast<double>(linears);
+      }
+      class_shift_ = static_cast<int8_t>(std::round(std::clamp(shift, -20.0, 20.0)));
     }
     SpreadHistogram surveyed;
     double bytes = 0;
@@ -287,45 +315,66 @@ class EntropyCoder : public ModelCoder {
     return absl::OkStatus();
   }
 
-  Status CodeAll(const std::string& name, double log2_delta) {
+  Status CodeAll(double log2_delta) {
+    ++passes_;
     auto phase =
-        context_->progress.Start(name, static_cast<int64_t>(context_->plans.size()), "linears");
+        context_->progress.Start(passes_ == 1 ? "code" : absl::StrCat("code (pass ", passes_, ")"),
+                                 static_cast<int64_t>(context_->plans.size()), "linears");
     std::vector<SymbolCounts> counts(context_->plans.size(), SymbolCounts(kEntropyGrids));
-    for (const auto& [begin, end] : Blocks()) {
+    const auto blocks = Blocks();
+    block_delta_.assign(blocks.size(), log2_delta);
+    for (const auto& [begin, end] : blocks) {
       CVXQ_RETURN_IF_ERROR(CodeBlock(begin, end, log2_delta, true, counts, phase));
     }
-    phase.Done(absl::StrFormat("%.4f bits a weight", 8.0 * context_->writer.PackedBytes() /
-                                                         context_->quantized_weights()));
-    ++passes_;
+    phase.Done(BitsNow());
     context_->watch.Lap("code");
     return absl::OkStatus();
   }
 
-  Status Trim(const SizeTarget& target, double& log2_delta, double correction) {
-    const double over = 8.0 * static_cast<double>(target.Counted() - target.aim());
-    const double now = foreseen_.Bits(log2_delta) * correction;
-    const double wanted = AscendDelta(foreseen_, correction, now - over, log2_delta);
-    const double change = std::clamp(kTrimFactor * (wanted - log2_delta), -kMaxTrim, kMaxTrim);
-    auto phase = context_->progress.Start("trim", 0, "linears");
+  // Codes blocks again, the next ones each time, until the target is met: `step` octaves of all
+  // blocks' delta would do it.
+  Status Trim(const SizeTarget& target, double step) {
+    ++passes_;
+    const auto blocks = Blocks();
+    const double change = std::clamp(kTrimFactor * step, -kMaxTrim, kMaxTrim);
+    auto phase = context_->progress.Start(absl::StrCat("trim (pass ", passes_, ")"), 0, "linears");
     std::vector<SymbolCounts> counts(context_->plans.size(), SymbolCounts(kEntropyGrids));
-    for (const auto& [begin, end] : Blocks()) {
-      CVXQ_RETURN_IF_ERROR(CodeBlock(begin, end, log2_delta + change, true, counts, phase));
-      if (target.Met()) break;
+    for (size_t i = 0; i < blocks.size() && !target.Met(); ++i) {
+      const size_t next = next_trim_++ % blocks.size();
+      block_delta_[next] += change;
+      CVXQ_RETURN_IF_ERROR(CodeBlock(blocks[next].first, blocks[next].second, block_delta_[next],
+                                     true, counts, phase));
+      // What the last blocks leave is less than one block's share: the next trim is finer.
+      const double left = static_cast<double>(target.Counted() - target.aim());
+      if ((left > 0) != (change > 0)) break;
     }
-    phase.Done(absl::StrFormat("%.4f bits a weight", 8.0 * context_->writer.PackedBytes() /
-                                                         context_->quantized_weights()));
+    phase.Done(BitsNow());
     context_->watch.Lap("trim");
     return absl::OkStatus();
   }
 
+  std::string BitsNow() const {
+    return absl::StrFormat("%.4f bits a weight",
+                           8.0 * context_->writer.PackedBytes() / context_->quantized_weights());
+  }
+
   static constexpr int kEntropyGrids = 2;
-  static constexpr double first_log2_delta_ = -10;
+  static constexpr double kFirstLog2Delta = -10;  // anywhere: the ascent finds its way
 
   const QuantizeOptions& options_;
   CodingContext* context_ = nullptr;
   Feedback feedback_ = Feedback::kTwo;
   SpreadHistogram foreseen_;
+  struct Classes {
+    std::vector<int8_t> row_class, column_class;
+  };
+  std::vector<double> block_delta_;  // log2 delta of each block as it is coded
+  size_t next_trim_ = 0;
+  int8_t class_shift_ = 0;      // from foreseen classes to those that feedback makes
+  std::vector<double> shift_;   // of each plan
+  std::vector<Classes> known_;  // of each plan, as it was coded last
   std::optional<EntropyTables> tables_;
+  TrellisPrices prices_;
 };
 
 }  // namespace

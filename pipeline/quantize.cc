@@ -80,7 +80,7 @@ class Quantizer {
                               absl::StrCat(flag, " must be at least 1, not ", value));
     };
     CVXQ_RETURN_IF_ERROR(at_least_one("--samples", options_.calibration.samples));
-    CVXQ_RETURN_IF_ERROR(at_least_one("--grad-samples", options_.grad_samples));
+    CVXQ_RETURN_IF_ERROR(at_least_one("--grad-samples", options_.grad_samples.value_or(1)));
     CVXQ_RETURN_IF_ERROR(at_least_one("--iterations", options_.iterations));
     CVXQ_RETURN_IF_ERROR(at_least_one("--group-rows", options_.group_rows.value_or(1)));
     if (options_.threads < 0) return at_least_one("--threads", options_.threads);
@@ -144,7 +144,9 @@ class Quantizer {
         options_.objective == Objective::kFisher ? Estimator::kLabels : Estimator::kSigns);
     options.stride = options_.stride;
     options.seed = options_.calibration.seed;
-    options.samples = std::min(options_.grad_samples, calibration_.samples);
+    options.samples = std::min(
+        options_.grad_samples.value_or(feedback_ == Feedback::kTwo ? calibration_.samples : 32),
+        calibration_.samples);
     const int64_t batches = std::max<int64_t>(1, calibration_.samples / options.samples);
     options.first_sample = (iteration % batches) * options.samples;
     return options;

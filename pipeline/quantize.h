@@ -39,7 +39,7 @@ struct QuantizeOptions {
   Objective objective = Objective::kFisher;
   std::optional<Estimator> estimator;  // default: labels for fisher, signs for hidden
   CalibrationOptions calibration;
-  int64_t grad_samples = 32;
+  std::optional<int64_t> grad_samples;  // default: all with two-sided feedback, else 32
   int64_t stride = 0;
   int64_t iterations = 1;
   Partition partition = Partition::kColumns;

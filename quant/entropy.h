@@ -15,13 +15,15 @@
 #include <vector>
 
 #include "base/thread_pool.h"
+#include "quant/entropy_tables.h"
 #include "quant/feedback.h"
 #include "quant/scaled_codes.h"
+#include "quant/trellis_search.h"
 
 namespace cvxq {
 
-// Rows of one tile of the search; tiles of rows that feed each other.
-inline constexpr int64_t kEntropyTileRows = 64;
+// Rows of one tile of the search, where rows feed each other. The path is decided at its end.
+inline constexpr int64_t kEntropyTileRows = 128;
 // Where rows do not feed each other the trellis starts anew after so many.
 inline constexpr int64_t kEntropyFreeRows = 256;
 
@@ -66,9 +68,21 @@ class SpreadHistogram {
 double AscendDelta(const SpreadHistogram& histogram, double correction, double budget_bits,
                    double log2_delta);
 
-// Chooses codes.integers. Gives the distortion sum 1/2 D_O D_I e^2, in nats of KL a token. The same
-// for any number of threads.
-double CodeEntropy(const EntropyInput& input, ThreadPool& pool, ScaledCodes& codes);
+// How much of what a bit is worth the search takes into account. All of it would give the least
+// predicted distortion, but shrinks the weights of all layers together, which costs more than what
+// is predicted (docs/quality.md).
+inline constexpr double kRateShare = 0.2;
+
+// The prices of integers: those of `tables`, or none.
+TrellisPrices PricesOf(const EntropyTables* tables);
+
+// Classes as they can be foreseen: of the weights rounded to the nearest, without feedback.
+void ForeseeClasses(const EntropyInput& input, ScaledCodes& codes);
+
+// Chooses codes.integers, with the prices of the classes that codes has. Gives the
+// distortion sum 1/2 D_O D_I e^2, in nats of KL a token. The same for any number of threads.
+double CodeEntropy(const EntropyInput& input, const TrellisPrices& prices, ThreadPool& pool,
+                   ScaledCodes& codes);
 
 }  // namespace cvxq
 

@@ -10,7 +10,7 @@ namespace {
 constexpr int kLanes = kMaxTrellisStates;
 constexpr int kLargestInteger = 32000;  // k fits 16 bits
 
-// For each state and parity of k: the nearest k and its metric. All loops run over the states.
+// For each state and parity of k: the best k and its metric. All loops run over the states.
 struct Branches {
   float metric[2][kLanes];
   int32_t k[2][kLanes];
@@ -18,16 +18,26 @@ struct Branches {
 
 // The branches out of all states. x: target / step. grid: of each state, as a float.
 __attribute__((always_inline)) inline void Branch(const float* x, const float* grid, float weight,
-                                                  Branches& out) {
+                                                  const float* price, Branches& out) {
+  constexpr float kLast = kPricedMagnitudes - 1;
   for (int parity = 0; parity < 2; ++parity) {
     const float odd = static_cast<float>(parity);
     for (int s = 0; s < kLanes; ++s) {
-      // Magnitudes m of this parity have codes 2m - grid (0 for m = 0).
+      // Magnitudes m of this parity have codes 2m - grid (0 for m = 0): the nearest, and the next
+      // smaller one, which may be cheaper.
       const float a = std::min(std::fabs(x[s]), 2.0f * kLargestInteger - 4);
-      const float m =
+      const float near =
           std::max(2 * std::floor((a + grid[s]) * 0.25f - 0.5f * odd + 0.5f) + odd, odd);
-      const float error = a - (m > 0 ? 2 * m - grid[s] : 0.0f);
-      out.metric[parity][s] = weight * error * error;
+      const float less = std::max(near - 2, odd);
+      const float error = a - (near > 0 ? 2 * near - grid[s] : 0.0f);
+      const float error_less = a - (less > 0 ? 2 * less - grid[s] : 0.0f);
+      const float table = grid[s] * kPricedMagnitudes;
+      const float cost =
+          weight * error * error + price[static_cast<int>(std::min(near, kLast) + table)];
+      const float cost_less =
+          weight * error_less * error_less + price[static_cast<int>(std::min(less, kLast) + table)];
+      const float m = cost_less < cost ? less : near;
+      out.metric[parity][s] = cost_less < cost ? cost_less : cost;
       out.k[parity][s] = static_cast<int32_t>(x[s] < 0 ? -m : m);
     }
   }
@@ -63,13 +73,14 @@ Machine MakeMachine() {
 // One row for all survivors. metric, target: of the survivors before, by state; original: W's
 // value. Rows [0, row) of owed [row][lanes] take the feedback of the errors made.
 __attribute__((target_clones("avx512f", "avx2", "default"))) void Advance(
-    const Machine& machine, float step, float weight, float original, const float* metric,
-    const float* target, const float* lower, int64_t row, float* owed, Survivors& out) {
+    const Machine& machine, float step, float weight, const float* price, float original,
+    const float* metric, const float* target, const float* lower, int64_t row, float* owed,
+    Survivors& out) {
   float x[kLanes];
   const float inverse = 1 / step;
   for (int s = 0; s < kLanes; ++s) x[s] = target[s] * inverse;
   Branches branches;
-  Branch(x, machine.grid, weight, branches);
+  Branch(x, machine.grid, weight, price, branches);
   for (int s = 0; s < kLanes; ++s) {
     const int f0 = machine.from[0][s], p0 = machine.parity[0][s];
     const int f1 = machine.from[1][s], p1 = machine.parity[1][s];
@@ -112,7 +123,7 @@ double TrellisSearch::Round(const ColumnTile& tile, const TrellisRow* rows, int&
   for (int64_t r = n - 1; r >= 0; --r) {
     float t[kLanes];
     for (int s = 0; s < kLanes; ++s) t[s] = target[r] - owed_[r * kLanes + s];
-    Advance(machine, rows[r].step, rows[r].weight, tile.original[r], metric, t,
+    Advance(machine, rows[r].step, rows[r].weight, rows[r].price, tile.original[r], metric, t,
             tile.lower != nullptr ? tile.lower + r * tile.stride : nullptr, r, owed_.data(),
             survivors);
     Step& step = steps_[r];

@@ -15,10 +15,22 @@
 
 namespace cvxq {
 
+// What each magnitude of k costs beside its error, in units of a squared error of one step:
+// [classes][2 grids][kPricedMagnitudes]. Larger ones cost what the last does.
+inline constexpr int kPricedMagnitudes = 64;
+struct TrellisPrices {
+  std::vector<float> price;
+  int classes() const { return static_cast<int>(price.size()) / (2 * kPricedMagnitudes); }
+  const float* Of(int symbol_class) const {
+    return &price[static_cast<size_t>(symbol_class) * 2 * kPricedMagnitudes];
+  }
+};
+
 // What the search needs of each row of a tile, in places as ColumnTile has them.
 struct TrellisRow {
-  float step = 1;    // of the code grid: the value is code * step
-  float weight = 1;  // of a squared error of one step
+  float step = 1;                // of the code grid: the value is code * step
+  float weight = 1;              // of a squared error of one step
+  const float* price = nullptr;  // TrellisPrices::Of its class
 };
 
 // Buffers; one a thread, reused from column to column.
@@ -26,7 +38,7 @@ class TrellisSearch {
  public:
   // Rounds one column as RoundColumn asks for, rows from the last place back, from trellis state
   // `state`, which becomes the state after the first place. integers[rows] takes k. Gives the
-  // metric of the path: sum weight (error / step)^2.
+  // metric of the path: sum weight (error / step)^2 + price.
   double Round(const ColumnTile& tile, const TrellisRow* rows, int& state, float* target,
                float* rounded, int16_t* integers);
 

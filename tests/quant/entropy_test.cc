@@ -72,7 +72,7 @@ Coded Code(const Linear& linear, int threads = 1) {
   input.column_curvature = linear.column_curvature;
   ThreadPool pool(threads);
   Coded coded{StartScaledCodes(input)};
-  coded.distortion = CodeEntropy(input, pool, coded.codes);
+  coded.distortion = CodeEntropy(input, PricesOf(nullptr), pool, coded.codes);
   AssignClasses(coded.codes);
   return coded;
 }

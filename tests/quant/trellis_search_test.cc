@@ -13,19 +13,27 @@ namespace {
 
 struct Column {
   std::vector<float> original, lower;
+  TrellisPrices prices;
   std::vector<TrellisRow> rows;
   std::vector<int32_t> row;
   ColumnTile tile;
 };
 
 // A column of normal weights with uneven steps; with feedback between rows or without.
-Column RandomColumn(int64_t n, float deviation, bool feedback, uint64_t key) {
+// `price`: what a bit costs, at two bits for each magnitude and one more on the odd grid.
+Column RandomColumn(int64_t n, float deviation, bool feedback, uint64_t key, float price = 0) {
   Draws draws(key);
   Column column;
   column.original = draws.Normals(n, deviation);
   column.row.resize(n);
+  for (int i = 0; i < 2 * kPricedMagnitudes; ++i) {
+    column.prices.price.push_back(
+        price * (i < kPricedMagnitudes ? 2.0f * i : 2.0f * (i - kPricedMagnitudes) + 1));
+  }
   for (int64_t r = 0; r < n; ++r) {
-    column.rows.push_back({.step = draws.Uniform(0.8f, 1.2f), .weight = draws.Uniform(0.8f, 1.2f)});
+    column.rows.push_back({.step = draws.Uniform(0.8f, 1.2f),
+                           .weight = draws.Uniform(0.8f, 1.2f),
+                           .price = column.prices.Of(0)});
   }
   column.lower.assign(n * n, 0.0f);
   for (int64_t i = 0; i < n; ++i) {
@@ -95,17 +103,21 @@ double LeastMetric(const Column& column, int64_t row, int state) {
   double least = INFINITY;
   for (int k = nearest - 3; k <= nearest + 3; ++k) {
     const double error = x - trellis.Code(state, k);
-    least = std::min(least, column.rows[row].weight * error * error +
+    const double price =
+        column.rows[row].price[trellis.grid[state] * kPricedMagnitudes + std::abs(k)];
+    least = std::min(least, column.rows[row].weight * error * error + price +
                                 LeastMetric(column, row - 1, trellis.Next(state, k)));
   }
   return least;
 }
 
 TEST(TrellisSearch, WithoutFeedbackItFindsTheBestPath) {
-  for (uint64_t key = 0; key < 20; ++key) {
-    const Column column = RandomColumn(6, 2.0f, false, key);
-    const int state = static_cast<int>(key) % kMaxTrellisStates;
-    EXPECT_NEAR(Search(column, state).metric, LeastMetric(column, 5, state), 1e-4);
+  for (const float price : {0.0f, 0.1f}) {
+    for (uint64_t key = 0; key < 20; ++key) {
+      const Column column = RandomColumn(6, 2.0f, false, key, price);
+      const int state = static_cast<int>(key) % kMaxTrellisStates;
+      EXPECT_NEAR(Search(column, state).metric, LeastMetric(column, 5, state), 1e-4);
+    }
   }
 }
 
