@@ -101,7 +101,7 @@ Status Corrupt(std::string_view what) {
 void SymbolCounts::Add(const ScaledCodes& codes) {
   std::vector<uint8_t> state(codes.columns);
   for (int64_t r = 0; r < codes.rows; ++r) {
-    if (codes.TrellisStarts(r)) state.assign(codes.columns, 0);
+    if (codes.TrellisStarts(r)) std::ranges::fill(state, uint8_t{0});
     const int16_t* integers = codes.integers.data() + r * codes.columns;
     for (int64_t c = 0; c < codes.columns; ++c) {
       const int k = integers[c];

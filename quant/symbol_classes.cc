@@ -163,7 +163,7 @@ bool RefineClasses(ScaledCodes& codes, const EntropyTables& tables) {
     std::vector<int64_t> sums((by_rows ? codes.rows : codes.columns) * kCandidates);
     std::vector<uint8_t> state(codes.columns);
     for (int64_t r = 0; r < codes.rows; ++r) {
-      if (codes.TrellisStarts(r)) state.assign(codes.columns, 0);
+      if (codes.TrellisStarts(r)) std::ranges::fill(state, uint8_t{0});
       for (int64_t c = 0; c < codes.columns; ++c) {
         const int k = codes.integers[r * codes.columns + c];
         costs.Add(kTrellis.grid[state[c]], k, codes.row_class[r] + codes.column_class[c],

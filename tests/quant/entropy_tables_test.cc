@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <zlib.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -81,6 +82,25 @@ TEST(EntropyTables, CountsMergeInAnyOrder) {
   parts.Add(part);
   parts.Add(a);
   EXPECT_EQ(EntropyTables::Train(together).Serialize(), EntropyTables::Train(parts).Serialize());
+}
+
+// Where the trellis starts anew, a matrix counts as several.
+TEST(EntropyTables, CountsStartAnewWithTheTrellis) {
+  const ScaledCodes half = RandomCodes(30, 40, 0, 1, 8);
+  SymbolCounts twice, whole;
+  twice.Add(half);
+  twice.Add(half);
+  ScaledCodes codes = half;
+  codes.rows = 60;
+  codes.trellis_rows = 30;
+  codes.integers.insert(codes.integers.end(), half.integers.begin(), half.integers.end());
+  codes.row_class.insert(codes.row_class.end(), half.row_class.begin(), half.row_class.end());
+  whole.Add(codes);
+  for (int c = 0; c < kSymbolClasses; ++c) {
+    for (int g = 0; g < kTrellisGrids; ++g) {
+      EXPECT_TRUE(std::ranges::equal(whole.bins(c, g), twice.bins(c, g))) << c << ' ' << g;
+    }
+  }
 }
 
 TEST(EntropyTables, EscapesCostTheirBytes) {

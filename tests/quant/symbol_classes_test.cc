@@ -83,5 +83,21 @@ TEST(SymbolClasses, RefinementSavesBytesAndSettles) {
   }
 }
 
+// With a trellis of one row, the order of rows tells nothing.
+TEST(SymbolClasses, RefinementStartsAnewWithTheTrellis) {
+  ScaledCodes codes = RandomCodes(60, 80, 1, 1, 6);
+  ScaledCodes reversed = codes;
+  for (int64_t r = 0; r < 60; ++r) {
+    std::copy_n(&codes.integers[r * 80], 80, &reversed.integers[(59 - r) * 80]);
+  }
+  std::ranges::reverse(reversed.row_class);
+  const EntropyTables tables = TablesOf(RandomCodes(60, 80, 0, 2, 7));
+  EXPECT_TRUE(RefineClasses(codes, tables));
+  RefineClasses(reversed, tables);
+  std::ranges::reverse(reversed.row_class);
+  EXPECT_EQ(codes.row_class, reversed.row_class);
+  EXPECT_EQ(codes.column_class, reversed.column_class);
+}
+
 }  // namespace
 }  // namespace cvxq
