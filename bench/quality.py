@@ -54,12 +54,24 @@ class Variant:
     bits: list[float]
     options: list[str] = field(default_factory=list)
     nominal: bool = False
+    width: bool = False  # `bits` is the width of a code, not a size
 
 
+TEN_BITS = [1.2, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0]  # as the goal of exact size asks
 CURVES = [  # drawn in this order, the last on top
     Variant("lloyd, no feedback", "lloyd", NO_FEEDBACK_BITS, ["--feedback", "none"]),
     Variant("companded", "companded", BITS),
-    Variant("lloyd", "lloyd", BITS),
+    Variant("lloyd, one-sided", "lloyd", [2.0, 3.0, 4.0], ["--feedback", "one"]),
+    Variant("lloyd", "lloyd", [2.0, 3.0, 4.0]),
+    Variant("entropy", "entropy", TEN_BITS),
+]
+AFFINE = [  # widths, not true bits
+    Variant("rtn, groups of 64", "rtn", [2, 3, 4], ["--group", "64"], width=True),
+    Variant("awq, groups of 64", "awq", [3, 4], ["--group", "64"], width=True),
+    Variant("owq, groups of 64", "owq", [3.1, 4.1], ["--group", "64"], width=True),
+    Variant("gptq, groups of 64", "gptq", [2, 3, 4], ["--group", "64"], width=True),
+    Variant("gptq, two-sided, groups of 64", "gptq", [2, 3, 4],
+            ["--group", "64", "--feedback", "two"], width=True),
 ]
 VARIANTS = [
     Variant("lloyd", "lloyd", NOMINAL_BITS, nominal=True),
@@ -82,7 +94,9 @@ VARIANTS = [
         ("lloyd, all 160 gradients", "--grad-samples 160"),
     ]
 ]
-SEEDED = ["lloyd", "companded"]  # at VARIANT_BITS
+SEEDED = ["entropy", "companded"]  # at SEED_BITS
+SEED_BITS = [2.0, 3.0, 4.0]
+SETS = {"curves": CURVES, "affine": AFFINE, "variants": VARIANTS}
 
 
 @dataclass
@@ -98,22 +112,15 @@ class Goal:
 
 
 GOALS = [
-    Goal("llama-8m", "lloyd", 3.0, False, 0.0040, "goal"),
+    Goal("llama-8m", "entropy", 2.0, False, 0.0040, "goal"),
+    Goal("llama-8m", "entropy", 3.0, False, 0.00065, "goal"),
+    Goal("llama-8m", "entropy", 4.0, False, 0.00014, "goal"),
+    Goal("llama-8m", "entropy", 2.0, False, 0.0030, "float experiment, side information free"),
+    Goal("llama-8m", "entropy", 3.0, False, 0.00049, "float experiment, side information free"),
+    Goal("llama-8m", "entropy", 4.0, False, 0.00011, "float experiment, side information free"),
+    Goal("llama-8m", "lloyd", 3.0, False, 0.0025, "goal"),
+    Goal("llama-8m", "gptq, two-sided, groups of 64", 4, False, 0.00050, "goal"),
     Goal("llama-8m", "companded", 3.0, True, 0.0062, "goal"),
-]
-# A prototype in float arithmetic whose side information was not counted. `companded` reproduces it
-# in its own terms, so 10 % either way is noise; `lloyd` has to beat it though its bits count all.
-PROTOTYPE = {
-    "companded": {1.5: 0.0700, 2.0: 0.0252, 3.0: 0.00563, 4.0: 0.00131},
-    "lloyd": {1.5: 0.0511, 2.0: 0.0168, 3.0: 0.00236, 4.0: 0.00048},
-}
-GOALS += [
-    Goal("llama-8m", "companded", bits, True, kl * 1.1, f"prototype {kl:g} + 10 %")
-    for bits, kl in PROTOTYPE["companded"].items()
-]
-GOALS += [
-    Goal("llama-8m", "lloyd", bits, False, kl, "prototype, side information free")
-    for bits, kl in PROTOTYPE["lloyd"].items()
 ]
 
 
@@ -152,7 +159,7 @@ class Bench:
     def run(self, subject, variant, bits, seed):
         """One row of results: what was asked, and what came of it or "error"."""
         row = {"model": subject.name, "run": variant.name, "bits": bits,
-               "nominal": variant.nominal, "seed": seed}
+               "nominal": variant.nominal, "width": variant.width, "seed": seed}
         calibration = [a for path in subject.calibration for a in ("--calib", path)]
         quantized, error = self._cvxq(
             "quantize", subject.folder, "-o", self.packed, "--overwrite", "--bits", bits,
@@ -175,16 +182,17 @@ class Bench:
         return row
 
 
-def plan(models, seeds):
+def plan(models, sets, seeds):
     """Every (subject, variant, bits, seed) to run."""
     for subject in models:
-        for variant in CURVES + VARIANTS:
+        for variant in (v for name in sets for v in SETS[name]):
             for bits in variant.bits:
                 yield subject, variant, bits, 0
         for variant in CURVES:
             if variant.name in SEEDED:
                 for seed in range(1, seeds):
-                    yield subject, variant, VARIANT_BITS, seed
+                    for bits in SEED_BITS:
+                        yield subject, variant, bits, seed
 
 
 def three_digits(value):
@@ -249,7 +257,7 @@ def show_summary(results):
 
     print("\n### KL by true bits\n")
     rows = [[f"{v.name}, {bits:.1f}", *cells(v.name, bits, False)]
-            for v in CURVES for bits in v.bits]
+            for v in CURVES + AFFINE for bits in v.bits]
     print(markdown(["run, bits", *models], rows))
     print("\n### KL by nominal bits (codes alone)\n")
     rows = [[f"{v.name}, {bits:.1f}", *cells(v.name, bits, True)]
@@ -291,6 +299,15 @@ def bits_for(kl, curve):
     return None
 
 
+def kl_at(bits, curve):
+    """KL of a curve at so many bits, log KL linear between points; None beyond them."""
+    for (less, above), (more, below) in zip(curve, curve[1:]):
+        if less <= bits <= more:
+            share = (bits - less) / (more - less)
+            return math.exp(math.log(above) * (1 - share) + math.log(below) * share)
+    return None
+
+
 def show_peers(results, peers):
     """Every run of another tool, and the bits that cvxq takes for the same damage."""
     header = ["tool", "setting", "true bits", "KL mean", "KL p99", "top-1 %",
@@ -327,20 +344,21 @@ def show_seeds(results):
     runs = [r for r in results["runs"] if "error" not in r]
     for model in dict.fromkeys(r["model"] for r in runs):
         for name in SEEDED:
-            kl = [r["kl_mean"] for r in runs if r["model"] == model and r["run"] == name
-                  and r["bits"] == VARIANT_BITS and not r["nominal"]]
-            if len(kl) > 1:
-                mean, deviation = statistics.mean(kl), statistics.stdev(kl)
-                rows.append([model, name, len(kl), three_digits(mean), three_digits(deviation),
-                             f"{100 * deviation / mean:.1f} %", three_digits(min(kl)),
-                             three_digits(max(kl))])
+            for bits in SEED_BITS:
+                kl = [r["kl_mean"] for r in runs if r["model"] == model and r["run"] == name
+                      and r["bits"] == bits and not r["nominal"]]
+                if len(kl) > 1:
+                    mean, deviation = statistics.mean(kl), statistics.stdev(kl)
+                    rows.append([model, name, f"{bits:.1f}", len(kl), three_digits(mean),
+                                 three_digits(deviation), f"{100 * deviation / mean:.1f} %",
+                                 three_digits(min(kl)), three_digits(max(kl))])
     if rows:
-        print(f"\n### Calibration seeds, {VARIANT_BITS} true bits\n")
-        print(markdown(["model", "run", "seeds", "KL mean", "deviation", "of the mean", "least",
-                        "most"], rows))
+        print("\n### Calibration seeds\n")
+        print(markdown(["model", "run", "bits", "seeds", "KL mean", "deviation", "of the mean",
+                        "least", "most"], rows))
 
 
-def show_goals(results):
+def show_goals(results, peers):
     """Prints each goal that was measured; returns how many are missed."""
     rows, missed = [], 0
     runs = [r for r in results["runs"] if "error" not in r and r["seed"] == 0]
@@ -354,10 +372,30 @@ def show_goals(results):
                              f"{goal.bits:.1f} " + ("codes" if goal.nominal else "true"),
                              three_digits(r["kl_mean"]), three_digits(goal.limit),
                              "pass" if passed else "FAIL", goal.why])
+    for model in dict.fromkeys(r["model"] for r in runs):
+        kl = {(r["run"], r["bits"]): r["kl_mean"] for r in runs
+              if r["model"] == model and not r["nominal"]}
+        for bits in (2.0, 3.0):  # a bit ahead of the papers' codec
+            ours, theirs = kl.get(("entropy", bits)), kl.get(("companded", bits + 1))
+            if ours and theirs:
+                missed += ours >= theirs
+                rows.append([f"{model}, entropy", f"{bits:.1f} true", three_digits(ours),
+                             three_digits(theirs), "pass" if ours < theirs else "FAIL",
+                             f"companded at {bits + 1:.1f} true"])
+        curve = best_curve(results, model)
+        for peer in (p for p in peers if p["model"] == model and p["true_bits"] < 5):
+            ours = kl_at(peer["true_bits"], curve)
+            if ours:
+                passed = 2 * ours <= peer["kl_mean"]
+                missed += not passed
+                rows.append([f"{model}, {CURVES[-1].name}", f"{peer['true_bits']:.3f} true",
+                             three_digits(ours), three_digits(peer["kl_mean"] / 2),
+                             "pass" if passed else "FAIL",
+                             f"half of {peer['peer']}, {peer_setting(peer)}"])
     # The promise of every run: within 0.1 % of what was asked, never above.
     kept = total = 0
     worst = 0.0
-    for r in runs:
+    for r in (r for r in runs if not r.get("width")):
         got = r["nominal_bits_per_weight" if r["nominal"] else "bits_per_weight"]
         total += 1
         kept += r["bits"] * 0.999 <= got <= r["bits"]
@@ -375,7 +413,7 @@ def draw(results, peers, path, only):
     panels = []
     for model in dict.fromkeys(r["model"] for r in results["runs"]):
         curves = []
-        for variant in CURVES:
+        for variant in AFFINE + CURVES:
             points = sorted((r["bits_per_weight"], r["kl_mean"]) for r in results["runs"]
                             if "error" not in r and r["model"] == model and not r["nominal"]
                             and r["run"] == variant.name and r["seed"] == 0)
@@ -411,7 +449,7 @@ def measure(arguments):
                              check=True).stdout.strip()
     results = {"date": datetime.date.today().isoformat(), "processor": processor(),
                "version": version, "calibration": CALIBRATION, "evaluation": EVALUATION, "runs": []}
-    todo = list(plan(models, arguments.seeds))
+    todo = list(plan(models, arguments.sets, arguments.seeds))
     for i, (subject, variant, bits, seed) in enumerate(todo):
         row = bench.run(subject, variant, bits, seed)
         results["runs"].append(row)
@@ -432,6 +470,8 @@ def main():
     parser.add_argument("--shared", type=pathlib.Path, metavar="DIR")
     parser.add_argument("--models", nargs="+", metavar="NAME", default=[],
                         help="measure only these; draw only these")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=["curves", "affine"],
+                        help="what to measure: curves, affine (baselines), variants")
     parser.add_argument("--seeds", type=int, default=1, metavar="N")
     parser.add_argument("--output", type=pathlib.Path, default=ROOT / "build/quality")
     parser.add_argument("--peers", type=pathlib.Path, metavar="DIR")
@@ -455,7 +495,7 @@ def main():
     show_summary(results)
     show_peers(results, peers)
     show_seeds(results)
-    missed = show_goals(results)
+    missed = show_goals(results, peers)
     picture = arguments.output / "rate_distortion.svg"
     draw(results, peers, picture, arguments.models)
     print(f"\n{picture}", file=sys.stderr)

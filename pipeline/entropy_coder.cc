@@ -37,6 +37,14 @@ class EntropyCoder : public ModelCoder {
   std::string name() const override { return "entropy"; }
 
   StatusOr<Feedback> ChooseFeedback(std::optional<Feedback> asked) override {
+    if (options_.nominal) {
+      return absl::InvalidArgumentError(
+          "--nominal is for codes of whole bits; --codec entropy has none");
+    }
+    if (options_.partition == Partition::kRows) {
+      return absl::InvalidArgumentError(
+          "--partition is for groups of weights; --codec entropy has none");
+    }
     feedback_ = asked.value_or(Feedback::kTwo);
     return feedback_;
   }
@@ -74,8 +82,10 @@ class EntropyCoder : public ModelCoder {
     CVXQ_RETURN_IF_ERROR(Foresee());
     const SizeTarget target(context);
     const double overhead = 8.0 * target.Counted();  // bits of everything but the matrices
-    const double budget = 8.0 * target.aim() - overhead;
+    double budget = 8.0 * target.aim() - overhead;
     if (budget <= 0) return target.TooSmall(target.Counted(), "");
+    const bool ample = budget > kMaxDepth * context.quantized_weights();  // more than is of use
+    if (ample) budget = kMaxDepth * context.quantized_weights();
     double correction = 0.85;  // of the bits foreseen: what the trellis and real weights save
     double log2_delta = AscendDelta(foreseen_, correction, budget, kFirstLog2Delta);
     CVXQ_RETURN_IF_ERROR(Survey(log2_delta, correction));
@@ -83,7 +93,7 @@ class EntropyCoder : public ModelCoder {
     CVXQ_RETURN_IF_ERROR(CodeAll(log2_delta));
     // Dual ascent on the bits that were coded, with the slope that the last passes have shown.
     double slope = -0.9 * context.quantized_weights();
-    while (!target.Met()) {
+    while (!ample && !target.Met()) {
       if (passes_ == kMaxPasses) {
         if (target.Counted() <= target.bytes()) break;
         return target.TooSmall(target.Counted(), "");

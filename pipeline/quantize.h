@@ -35,7 +35,7 @@ struct QuantizeOptions {
   std::optional<int64_t> size;  // bytes of the output folder
   bool nominal = false;         // bits counts codes only
 
-  CodecKind codec = CodecKind::kLloyd;
+  CodecKind codec = CodecKind::kEntropy;
   Objective objective = Objective::kFisher;
   std::optional<Estimator> estimator;  // default: labels for fisher, signs for hidden
   CalibrationOptions calibration;

@@ -25,11 +25,12 @@ std::string Example(const std::string& name) {
 }
 const char* const kModels[] = {"kjv-llama-1m", "kjv-opt-1m"};
 
-// A quick run: 8 sequences of 32 tokens.
+// A quick run: 8 sequences of 32 tokens, `lloyd`.
 QuantizeOptions Quick(const std::string& model, const std::string& output) {
   QuantizeOptions options;
   options.model = Example(model);
   options.output = output;
+  options.codec = CodecKind::kLloyd;
   options.calibration.samples = 8;
   options.calibration.seq_len = 32;
   return options;
@@ -53,11 +54,11 @@ class QuantizeTest : public testing::Test {
 };
 
 TEST_F(QuantizeTest, MeetsEveryRateFromBelow) {
-  for (const CodecKind codec : {CodecKind::kLloyd, CodecKind::kCompanded}) {
+  for (const CodecKind codec : {CodecKind::kLloyd, CodecKind::kEntropy, CodecKind::kCompanded}) {
     for (const double bits : {1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0}) {
       // The compander takes its time: its extremes and one between are enough.
       if (codec == CodecKind::kCompanded && bits != 1.2 && bits != 2.5 && bits != 6) continue;
-      const std::string model = kModels[codec == CodecKind::kLloyd ? 0 : 1];
+      const std::string model = kModels[codec == CodecKind::kCompanded ? 1 : 0];
       QuantizeOptions options = Quick(model, Out());
       options.bits = bits;
       options.codec = codec;
@@ -95,6 +96,10 @@ TEST_F(QuantizeTest, MeetsSizesFromBelow) {
 TEST_F(QuantizeTest, ALargeSizeGivesEveryWeightEightBits) {
   QuantizeOptions options = Quick(kModels[0], Out());
   options.size = int64_t{1} << 40;
+  const auto entropy = Run(options);
+  ASSERT_TRUE(entropy.ok()) << entropy.status();
+  EXPECT_NEAR(entropy->nominal_bits_per_weight, 8, 0.3);
+  options.codec = CodecKind::kLloyd;
   const auto report = Run(options);
   ASSERT_TRUE(report.ok()) << report.status();
   EXPECT_NEAR(report->nominal_bits_per_weight, 8, 1e-3);
@@ -157,6 +162,30 @@ TEST_F(QuantizeTest, EveryPathGivesAWorkingModel) {
          o.iterations = 2;
          o.partition = Partition::kRows;
        }},
+      {"entropy", [](QuantizeOptions& o) { o.codec = CodecKind::kEntropy; }},
+      {"entropy again", [](QuantizeOptions& o) { o.codec = CodecKind::kEntropy; }},  // other model
+      {"entropy, one-sided",
+       [](QuantizeOptions& o) {
+         o.codec = CodecKind::kEntropy;
+         o.feedback = Feedback::kOne;
+       }},
+      {"entropy without feedback",
+       [](QuantizeOptions& o) {
+         o.codec = CodecKind::kEntropy;
+         o.feedback = Feedback::kNone;
+       }},
+      {"entropy, output moments in small blocks, everything spilled",
+       [](QuantizeOptions& o) {
+         o.codec = CodecKind::kEntropy;
+         o.memory = 0;
+       }},
+      {"entropy, two rounds, hidden",
+       [](QuantizeOptions& o) {
+         o.codec = CodecKind::kEntropy;
+         o.objective = Objective::kHidden;
+         o.iterations = 2;
+       }},
+      {"lloyd, one-sided", [](QuantizeOptions& o) { o.feedback = Feedback::kOne; }},
       {"clusters of 7", [](QuantizeOptions& o) { o.group_rows = 7; }},
       {"clusters larger than any matrix", [](QuantizeOptions& o) { o.group_rows = 100000; }},
       {"everything spilled", [](QuantizeOptions& o) { o.memory = 0; }},
@@ -196,7 +225,7 @@ TEST_F(QuantizeTest, EveryPathGivesAWorkingModel) {
 }
 
 TEST_F(QuantizeTest, MoreBitsAreNearerToTheOriginal) {
-  for (const CodecKind codec : {CodecKind::kLloyd, CodecKind::kCompanded}) {
+  for (const CodecKind codec : {CodecKind::kLloyd, CodecKind::kEntropy, CodecKind::kCompanded}) {
     double last = 1;
     for (const double bits : {2.0, 3.0}) {
       QuantizeOptions options = Quick(kModels[0], Out());
@@ -220,13 +249,15 @@ TEST_F(QuantizeTest, MoreBitsAreNearerToTheOriginal) {
 }
 
 TEST_F(QuantizeTest, SameBytesForAnyNumberOfThreadsAndFromRunToRun) {
-  for (const bool lloyd : {true, false}) {
+  for (const CodecKind codec : {CodecKind::kLloyd, CodecKind::kEntropy, CodecKind::kCompanded,
+                                CodecKind::kGptq, CodecKind::kAwq}) {
+    const bool ours = codec == CodecKind::kLloyd || codec == CodecKind::kEntropy;
     std::map<std::string, std::string> first;
-    for (const int threads : lloyd ? std::vector{1, 2, 3, 1} : std::vector{1, 3}) {
-      QuantizeOptions options = Quick(kModels[lloyd ? 0 : 1], Out());
-      options.codec = lloyd ? CodecKind::kLloyd : CodecKind::kCompanded;
-      options.bits = 2.7;
-      options.iterations = lloyd ? 2 : 1;
+    for (const int threads : ours ? std::vector{1, 2, 3, 1} : std::vector{1, 3}) {
+      QuantizeOptions options = Quick(kModels[ours ? 0 : 1], Out());
+      options.codec = codec;
+      options.bits = ours || codec == CodecKind::kCompanded ? 2.7 : 3;
+      options.iterations = codec == CodecKind::kLloyd ? 2 : 1;
       options.threads = threads;
       const auto report = Run(options);
       ASSERT_TRUE(report.ok()) << report.status();
@@ -237,6 +268,69 @@ TEST_F(QuantizeTest, SameBytesForAnyNumberOfThreadsAndFromRunToRun) {
       EXPECT_EQ(report->sha256, first) << threads << " threads";
     }
   }
+}
+
+TEST_F(QuantizeTest, AffineCodecsHaveTheirWidth) {
+  struct Case {
+    CodecKind codec;
+    double bits;
+    std::optional<Feedback> feedback;
+  };
+  const Case cases[] = {{CodecKind::kRtn, 4, {}},         {CodecKind::kGptq, 4, {}},
+                        {CodecKind::kGptq, 4, Feedback::kTwo}, {CodecKind::kAwq, 4, {}},
+                        {CodecKind::kOwq, 4.5, {}},       {CodecKind::kRtn, 8, {}}};
+  for (const Case& c : cases) {
+    for (const char* model : kModels) {
+      QuantizeOptions options = Quick(model, Out());
+      options.codec = c.codec;
+      options.bits = c.bits;
+      options.feedback = c.feedback;
+      options.group = 64;
+      const auto report = Run(options);
+      ASSERT_TRUE(report.ok()) << report.status();
+      SCOPED_TRACE(absl::StrCat(model, ", ", report->codec));
+      EXPECT_NEAR(report->nominal_bits_per_weight, c.bits, c.codec == CodecKind::kOwq ? 0.12 : 1e-3);
+      EXPECT_GT(report->bits_per_weight, report->nominal_bits_per_weight + 0.3);  // scales, zeros
+      EXPECT_LT(report->bits_per_weight, report->nominal_bits_per_weight + 0.7);
+      EvaluateOptions evaluate{
+          .model = Out(),
+          .texts = {std::string(CVXQ_SOURCE_DIR) + "/examples/text/kjv.test.txt"},
+          .reference = Example(model),
+          .seq_len = 64,
+          .max_sequences = 8};
+      Progress progress(ProgressMode::kQuiet);
+      const auto result = Evaluate(evaluate, progress);
+      ASSERT_TRUE(result.ok()) << result.status();
+      EXPECT_LT(result->kl_mean, 0.1);
+    }
+  }
+}
+
+TEST_F(QuantizeTest, OptionsThatACodecDoesNotHaveAreRefused) {
+  const auto refused = [&](auto set) {
+    QuantizeOptions options = Quick(kModels[0], Out("refused"));
+    options.bits = 3;
+    set(options);
+    const auto report = Run(options);
+    EXPECT_EQ(report.status().code(), absl::StatusCode::kInvalidArgument) << report.status();
+    EXPECT_FALSE(fs::exists(Out("refused")));
+  };
+  refused([](QuantizeOptions& o) { o.codec = CodecKind::kEntropy, o.nominal = true; });
+  refused([](QuantizeOptions& o) { o.codec = CodecKind::kEntropy, o.partition = Partition::kRows; });
+  refused([](QuantizeOptions& o) { o.codec = CodecKind::kEntropy, o.bits = 0.01; });
+  refused([](QuantizeOptions& o) { o.codec = CodecKind::kCompanded, o.feedback = Feedback::kTwo; });
+  refused([](QuantizeOptions& o) { o.codec = CodecKind::kRtn, o.bits = 2.5; });
+  refused([](QuantizeOptions& o) { o.codec = CodecKind::kRtn, o.bits = 1; });
+  refused([](QuantizeOptions& o) { o.codec = CodecKind::kRtn, o.feedback = Feedback::kOne; });
+  refused([](QuantizeOptions& o) { o.codec = CodecKind::kGptq, o.feedback = Feedback::kNone; });
+  refused([](QuantizeOptions& o) { o.codec = CodecKind::kOwq, o.feedback = Feedback::kTwo; });
+  refused([](QuantizeOptions& o) {
+    o.codec = CodecKind::kGptq;
+    o.bits.reset();
+    o.size = 1'000'000;
+  });
+  refused([](QuantizeOptions& o) { o.shrinkage = 1; });
+  refused([](QuantizeOptions& o) { o.group = 0; });
 }
 
 // Memory changes where things are kept and not what they are, but for the blocks of two-sided
