@@ -277,7 +277,7 @@ class EntropyCoder : public ModelCoder {
   }
 
   void Learn(const std::vector<SymbolCounts>& counts) {
-    SymbolCounts all(counts.front().grids());
+    SymbolCounts all;
     for (const SymbolCounts& part : counts) all.Add(part);
     tables_ = EntropyTables::Train(all);
     prices_ = PricesOf(&*tables_);
@@ -297,7 +297,7 @@ class EntropyCoder : public ModelCoder {
     }
     auto phase = context_->progress.Start("survey", 2 * linears, "linears");
     for (const bool serialize : {false, true}) {
-      std::vector<SymbolCounts> counts(context_->plans.size(), SymbolCounts(kEntropyGrids));
+      std::vector<SymbolCounts> counts(context_->plans.size(), SymbolCounts());
       for (const auto& [begin, end] : blocks) {
         CVXQ_RETURN_IF_ERROR(CodeBlock(begin, end, log2_delta, serialize, counts, phase));
       }
@@ -330,7 +330,7 @@ class EntropyCoder : public ModelCoder {
     auto phase =
         context_->progress.Start(passes_ == 1 ? "code" : absl::StrCat("code (pass ", passes_, ")"),
                                  static_cast<int64_t>(context_->plans.size()), "linears");
-    std::vector<SymbolCounts> counts(context_->plans.size(), SymbolCounts(kEntropyGrids));
+    std::vector<SymbolCounts> counts(context_->plans.size(), SymbolCounts());
     const auto blocks = Blocks();
     block_delta_.assign(blocks.size(), log2_delta);
     for (const auto& [begin, end] : blocks) {
@@ -348,7 +348,7 @@ class EntropyCoder : public ModelCoder {
     const auto blocks = Blocks();
     const double change = std::clamp(kTrimFactor * step, -kMaxTrim, kMaxTrim);
     auto phase = context_->progress.Start(absl::StrCat("trim (pass ", passes_, ")"), 0, "linears");
-    std::vector<SymbolCounts> counts(context_->plans.size(), SymbolCounts(kEntropyGrids));
+    std::vector<SymbolCounts> counts(context_->plans.size(), SymbolCounts());
     for (size_t i = 0; i < blocks.size() && !target.Met(); ++i) {
       const size_t next = next_trim_++ % blocks.size();
       block_delta_[next] += change;
@@ -368,7 +368,6 @@ class EntropyCoder : public ModelCoder {
                            8.0 * context_->writer.PackedBytes() / context_->quantized_weights());
   }
 
-  static constexpr int kEntropyGrids = 2;
   static constexpr double kFirstLog2Delta = -10;  // anywhere: the ascent finds its way
 
   const QuantizeOptions& options_;

@@ -11,7 +11,6 @@
 namespace cvxq {
 namespace {
 
-constexpr int kStates = kMaxTrellisStates;
 constexpr int kNoCurvature = 60;  // octaves above delta: a step that leaves zeros
 
 // The grid index of 1 / sqrt(curvature).
@@ -45,7 +44,6 @@ ScaledCodes StartScaledCodes(const EntropyInput& input) {
   ScaledCodes codes;
   codes.rows = input.rows;
   codes.columns = input.columns;
-  codes.trellis_states = kStates;
   if (input.blocks.size() > 1) {
     codes.trellis_rows = static_cast<int64_t>(input.blocks.front().rows.size());
   }

@@ -38,8 +38,6 @@ inline constexpr int kMaxCode = 127;  // of a symbol; codes beyond are escapes
 class SymbolCounts {
  public:
   SymbolCounts() : counts_(kSymbolClasses * kTrellisGrids * kBins) {}
-  explicit SymbolCounts(int) : SymbolCounts() {}
-  int grids() const { return kTrellisGrids; }
 
   // The classes of `codes` are set.
   void Add(const ScaledCodes& codes);

@@ -21,7 +21,6 @@ struct ScaledCodes {
   // The trellis (trellis.h) runs down each column, first row first, and starts anew at every row
   // that is a multiple of this, below M; 0: never.
   int64_t trellis_rows = 0;
-  int trellis_states = 8;
   int scale_steps = 4;                // of the grids of both scales, to an octave (scale_grid.h)
   std::vector<int16_t> row_scale;     // [M] indices on the grid
   std::vector<int16_t> column_scale;  // [N]
@@ -38,8 +37,6 @@ struct ScaledCodes {
 inline int SymbolClass(int row_class, int column_class) {
   return std::clamp(row_class + column_class, 0, kSymbolClasses - 1);
 }
-
-inline int GridCount(int) { return 2; }
 
 // Sets row_class and column_class from the integers alone: a rank-one fit of the spread, as if each
 // integer were a Laplacian number rounded to the nearest.

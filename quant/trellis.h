@@ -28,10 +28,6 @@ struct Trellis {
 inline constexpr Trellis kTrellis{
     {0, 0, 0, 0, 1, 1, 1, 1}, {{{0, 4}, {4, 0}, {5, 1}, {1, 5}, {6, 2}, {2, 6}, {3, 7}, {7, 3}}}};
 
-// Other names.
-inline constexpr int kMaxTrellisStates = kTrellisStates;
-inline const Trellis& TrellisOf(int) { return kTrellis; }
-
 }  // namespace cvxq
 
 #endif  // CVXQ_QUANT_TRELLIS_H_

@@ -7,7 +7,7 @@
 namespace cvxq {
 namespace {
 
-constexpr int kLanes = kMaxTrellisStates;
+constexpr int kLanes = kTrellisStates;
 constexpr int kLargestInteger = 32000;  // k fits 16 bits
 
 // For each state and parity of k: the best k and its metric. All loops run over the states.
@@ -55,13 +55,12 @@ struct Machine {  // the trellis as the search needs it: into each state lead tw
 };
 
 Machine MakeMachine() {
-  const Trellis& trellis = TrellisOf(kLanes);
   Machine machine;
   int found[kLanes] = {};
   for (int s = 0; s < kLanes; ++s) {
-    machine.grid[s] = trellis.grid[s];
+    machine.grid[s] = kTrellis.grid[s];
     for (int parity = 0; parity < 2; ++parity) {
-      const int next = trellis.next[s][parity];
+      const int next = kTrellis.next[s][parity];
       machine.from[found[next]][next] = s;
       machine.parity[found[next]][next] = parity;
       ++found[next];
@@ -135,13 +134,12 @@ double TrellisSearch::Round(const ColumnTile& tile, const TrellisRow* rows, int&
     for (int s = 0; s < kLanes; ++s) metric[s] = std::min(survivors.metric[s] - least, kImpossible);
   }
   state = static_cast<int>(std::min_element(metric, metric + kLanes) - metric);
-  const Trellis& trellis = TrellisOf(kLanes);
   int s = state;
   for (int64_t r = 0; r < n; ++r) {  // back along the path
     const int from = steps_[r].from[s], k = steps_[r].k[s];
     integers[r] = static_cast<int16_t>(k);
     target[r] = steps_[r].target[from];
-    rounded[r] = static_cast<float>(trellis.Code(from, k)) * rows[r].step;
+    rounded[r] = static_cast<float>(kTrellis.Code(from, k)) * rows[r].step;
     s = from;
   }
   return before;

@@ -43,7 +43,7 @@ class TrellisSearch {
                float* rounded, int16_t* integers);
 
  private:
-  static constexpr int kLanes = kMaxTrellisStates;
+  static constexpr int kLanes = kTrellisStates;
   struct Step {  // of one row: how each survivor after it came about
     int32_t from[kLanes], k[kLanes];
     float target[kLanes];

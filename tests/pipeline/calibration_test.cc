@@ -110,8 +110,9 @@ TEST(LoadCalibrationSet, RepeatsATextThatIsShort) {
   const std::string path = folder.Write("a.txt", Counting(10));  // 90 bytes: 2 sequences of 31
   const auto set = LoadCalibrationSet(Options({path}, 5, 32), ByteTokenizer(), kVocabulary);
   ASSERT_TRUE(set.ok()) << set.status();
-  EXPECT_THAT(set->description, AllOf(HasSubstr("5 sequences of 32 tokens, seed 0: 5 from " + path),
-                                      HasSubstr("they overlap: the text is long enough for 2 that do not")));
+  EXPECT_THAT(set->description,
+              AllOf(HasSubstr("5 sequences of 32 tokens, seed 0: 5 from " + path),
+                    HasSubstr("they overlap: the text is long enough for 2 that do not")));
   EXPECT_EQ(TextOf(*set, 4).size(), 31u);
 }
 

@@ -276,9 +276,9 @@ TEST_F(QuantizeTest, AffineCodecsHaveTheirWidth) {
     double bits;
     std::optional<Feedback> feedback;
   };
-  const Case cases[] = {{CodecKind::kRtn, 4, {}},         {CodecKind::kGptq, 4, {}},
-                        {CodecKind::kGptq, 4, Feedback::kTwo}, {CodecKind::kAwq, 4, {}},
-                        {CodecKind::kOwq, 4.5, {}},       {CodecKind::kRtn, 8, {}}};
+  const Case cases[] = {
+      {CodecKind::kRtn, 4, {}}, {CodecKind::kGptq, 4, {}},  {CodecKind::kGptq, 4, Feedback::kTwo},
+      {CodecKind::kAwq, 4, {}}, {CodecKind::kOwq, 4.5, {}}, {CodecKind::kRtn, 8, {}}};
   for (const Case& c : cases) {
     for (const char* model : kModels) {
       QuantizeOptions options = Quick(model, Out());
@@ -289,7 +289,8 @@ TEST_F(QuantizeTest, AffineCodecsHaveTheirWidth) {
       const auto report = Run(options);
       ASSERT_TRUE(report.ok()) << report.status();
       SCOPED_TRACE(absl::StrCat(model, ", ", report->codec));
-      EXPECT_NEAR(report->nominal_bits_per_weight, c.bits, c.codec == CodecKind::kOwq ? 0.12 : 1e-3);
+      EXPECT_NEAR(report->nominal_bits_per_weight, c.bits,
+                  c.codec == CodecKind::kOwq ? 0.12 : 1e-3);
       EXPECT_GT(report->bits_per_weight, report->nominal_bits_per_weight + 0.3);  // scales, zeros
       EXPECT_LT(report->bits_per_weight, report->nominal_bits_per_weight + 0.7);
       EvaluateOptions evaluate{
@@ -316,7 +317,8 @@ TEST_F(QuantizeTest, OptionsThatACodecDoesNotHaveAreRefused) {
     EXPECT_FALSE(fs::exists(Out("refused")));
   };
   refused([](QuantizeOptions& o) { o.codec = CodecKind::kEntropy, o.nominal = true; });
-  refused([](QuantizeOptions& o) { o.codec = CodecKind::kEntropy, o.partition = Partition::kRows; });
+  refused(
+      [](QuantizeOptions& o) { o.codec = CodecKind::kEntropy, o.partition = Partition::kRows; });
   refused([](QuantizeOptions& o) { o.codec = CodecKind::kEntropy, o.bits = 0.01; });
   refused([](QuantizeOptions& o) { o.codec = CodecKind::kCompanded, o.feedback = Feedback::kTwo; });
   refused([](QuantizeOptions& o) { o.codec = CodecKind::kRtn, o.bits = 2.5; });

@@ -79,7 +79,7 @@ Coded Code(const Linear& linear, int threads = 1) {
 
 // Through the bytes and back.
 std::vector<float> Decoded(const Coded& coded) {
-  SymbolCounts counts(GridCount(coded.codes.trellis_states));
+  SymbolCounts counts;
   counts.Add(coded.codes);
   const EntropyTables tables = EntropyTables::Train(counts);
   const StatusOr<ScaledMatrix> matrix = ParseScaledMatrix(

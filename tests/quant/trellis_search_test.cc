@@ -65,18 +65,17 @@ Path Search(const Column& column, int state = 0) {
 }
 
 TEST(TrellisSearch, PathsAreThoseOfTheTrellisAndTargetsFollowFeedback) {
-  const Trellis& trellis = TrellisOf(kMaxTrellisStates);
   for (const bool feedback : {false, true}) {
     for (const int64_t n : {1, 2, 7, 64, 100}) {
       for (const float deviation : {0.3f, 3.0f, 100.0f}) {
         const Column column = RandomColumn(n, deviation, feedback, n);
-        const int start = static_cast<int>(n) % kMaxTrellisStates;
+        const int start = static_cast<int>(n) % kTrellisStates;
         const Path path = Search(column, start);
         int state = start;
         double metric = 0;
         std::vector<double> target(column.original.begin(), column.original.end());
         for (int64_t r = n - 1; r >= 0; --r) {
-          const int code = trellis.Code(state, path.integers[r]);
+          const int code = kTrellis.Code(state, path.integers[r]);
           EXPECT_EQ(path.rounded[r], code * column.rows[r].step);
           EXPECT_NEAR(path.target[r], target[r], 1e-3 * (1 + deviation));
           metric += column.rows[r].weight *
@@ -85,7 +84,7 @@ TEST(TrellisSearch, PathsAreThoseOfTheTrellisAndTargetsFollowFeedback) {
             const double error = static_cast<double>(path.rounded[r]) - column.original[r];
             for (int64_t i = 0; i < r; ++i) target[i] -= column.lower[r * n + i] * error;
           }
-          state = trellis.Next(state, path.integers[r]);
+          state = kTrellis.Next(state, path.integers[r]);
         }
         EXPECT_EQ(path.state, state);
         EXPECT_NEAR(path.metric, metric, 1e-3 * (1 + metric));
@@ -97,16 +96,15 @@ TEST(TrellisSearch, PathsAreThoseOfTheTrellisAndTargetsFollowFeedback) {
 // The least metric of any path, by trying all integers near each target.
 double LeastMetric(const Column& column, int64_t row, int state) {
   if (row < 0) return 0;
-  const Trellis& trellis = TrellisOf(kMaxTrellisStates);
   const float x = column.original[row] / column.rows[row].step;
   const int nearest = static_cast<int>(std::round(x / 2));
   double least = INFINITY;
   for (int k = nearest - 3; k <= nearest + 3; ++k) {
-    const double error = x - trellis.Code(state, k);
+    const double error = x - kTrellis.Code(state, k);
     const double price =
-        column.rows[row].price[trellis.grid[state] * kPricedMagnitudes + std::abs(k)];
+        column.rows[row].price[kTrellis.grid[state] * kPricedMagnitudes + std::abs(k)];
     least = std::min(least, column.rows[row].weight * error * error + price +
-                                LeastMetric(column, row - 1, trellis.Next(state, k)));
+                                LeastMetric(column, row - 1, kTrellis.Next(state, k)));
   }
   return least;
 }
@@ -115,7 +113,7 @@ TEST(TrellisSearch, WithoutFeedbackItFindsTheBestPath) {
   for (const float price : {0.0f, 0.1f}) {
     for (uint64_t key = 0; key < 20; ++key) {
       const Column column = RandomColumn(6, 2.0f, false, key, price);
-      const int state = static_cast<int>(key) % kMaxTrellisStates;
+      const int state = static_cast<int>(key) % kTrellisStates;
       EXPECT_NEAR(Search(column, state).metric, LeastMetric(column, 5, state), 1e-4);
     }
   }
