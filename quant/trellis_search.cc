@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 namespace cvxq {
@@ -9,6 +10,10 @@ namespace {
 
 constexpr int kLanes = kTrellisStates;
 constexpr int kLargestInteger = 32000;  // k fits 16 bits
+
+// One value for each state, in one vector register where the CPU has them.
+typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float))));
+typedef int32_t LaneIndex __attribute__((vector_size(kLanes * sizeof(int32_t))));
 
 // For each state and parity of k: the best k and its metric. All loops run over the states.
 struct Branches {
@@ -97,11 +102,23 @@ __attribute__((target_clones("avx512f", "avx2", "default"))) void Advance(
     out.error[s] = code * step - original;
   }
   if (lower == nullptr) return;
+  // A survivor takes over what its parent owed: a permutation of the lanes of each row.
+  Lanes error;
+  LaneIndex from;
+  std::memcpy(&error, out.error, sizeof(error));
+  std::memcpy(&from, out.from, sizeof(from));
   for (int64_t r = 0; r < row; ++r) {
-    float* lanes = owed + r * kLanes;
-    float moved[kLanes];
-    for (int s = 0; s < kLanes; ++s) moved[s] = lanes[out.from[s]];
-    for (int s = 0; s < kLanes; ++s) lanes[s] = moved[s] + lower[r] * out.error[s];
+    Lanes lanes;
+    std::memcpy(&lanes, owed + r * kLanes, sizeof(lanes));
+#if defined(__clang__)  // has no permutation by a vector
+    Lanes moved;
+    for (int s = 0; s < kLanes; ++s) moved[s] = lanes[from[s]];
+    lanes = moved;
+#else
+    lanes = __builtin_shuffle(lanes, from);
+#endif
+    lanes += lower[r] * error;
+    std::memcpy(owed + r * kLanes, &lanes, sizeof(lanes));
   }
 }
 
