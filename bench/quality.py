@@ -94,7 +94,7 @@ VARIANTS = [
         ("lloyd, all 160 gradients", "--grad-samples 160"),
     ]
 ]
-SEEDED = ["entropy", "companded"]  # at SEED_BITS
+SEEDED = ["entropy"]  # at SEED_BITS
 SEED_BITS = [2.0, 3.0, 4.0]
 SETS = {"curves": CURVES, "affine": AFFINE, "variants": VARIANTS}
 
@@ -470,8 +470,8 @@ def main():
     parser.add_argument("--shared", type=pathlib.Path, metavar="DIR")
     parser.add_argument("--models", nargs="+", metavar="NAME", default=[],
                         help="measure only these; draw only these")
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=["curves", "affine"],
-                        help="what to measure: curves, affine (baselines), variants")
+    parser.add_argument("--sets", nargs="*", choices=SETS, default=["curves", "affine"],
+                        help="what to measure: curves, affine (baselines), variants; none: seeds only")
     parser.add_argument("--seeds", type=int, default=1, metavar="N")
     parser.add_argument("--output", type=pathlib.Path, default=ROOT / "build/quality")
     parser.add_argument("--peers", type=pathlib.Path, metavar="DIR")

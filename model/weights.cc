@@ -65,6 +65,7 @@ StatusOr<HostTensor> FindTensor(const WeightSource& source, const std::string& n
     return Broken(name, absl::StrCat("has shape ", host.shape.ToString(),
                                      ", but the config asks for ", shape.ToString()));
   }
+  CVXQ_RETURN_IF_ERROR(source.Verify(name));
   return host;
 }
 

@@ -23,6 +23,9 @@ class WeightSource {
   // A dense tensor (norms, biases, embeddings, linears that are not packed); data == nullptr if
   // there is none of that name.
   virtual HostTensor Dense(const std::string& name) const = 0;
+  // Whether a dense tensor's bytes are those that were written, where that can be told; kDataLoss
+  // names it.
+  virtual Status Verify(const std::string&) const { return absl::OkStatus(); }
   // Whether Packed gives a matrix, without reading it.
   virtual bool IsPacked(const std::string& linear) const = 0;
   // The quantised matrix of a linear ("….q_proj", without ".weight"), or nullptr if it is dense.

@@ -148,7 +148,10 @@ class EntropyCoder : public ModelCoder {
     if (dead) {
       std::fill(linear->column_curvature.begin(), linear->column_curvature.end(), 0.0f);
     } else if (feedback_ == Feedback::kNone) {
+      const double mean = std::accumulate(inputs.diagonal.begin(), inputs.diagonal.end(), 0.0) /
+                          static_cast<double>(plan.columns);
       linear->column_curvature = inputs.diagonal;
+      for (float& d : linear->column_curvature) d += static_cast<float>(inputs.damping * mean);
     }
     if (feedback_ == Feedback::kTwo) {
       if (factors) {

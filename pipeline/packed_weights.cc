@@ -1,9 +1,12 @@
 #include "pipeline/packed_weights.h"
 
+#include <zlib.h>
+
 #include <cstring>
 #include <span>
 #include <utility>
 
+#include "absl/strings/str_format.h"
 #include "quant/affine_format.h"
 #include "quant/scaled_format.h"
 
@@ -50,6 +53,13 @@ bool IsQuantizedTensor(std::string_view name) {
   return name == kTablesName || name == kEntropyName || FormOf(name).has_value();
 }
 
+std::string ChecksumKey(std::string_view name) { return "crc32." + std::string(name); }
+
+std::string ChecksumValue(std::span<const std::byte> bytes) {
+  return absl::StrFormat("%08x",
+                         crc32_z(0, reinterpret_cast<const Bytef*>(bytes.data()), bytes.size()));
+}
+
 std::vector<float> FlattenTables(const std::vector<TableSet>& families) {
   std::vector<float> flat;
   for (const TableSet& family : families) {
@@ -80,6 +90,7 @@ Status PackedWeights::ReadTables() {
     return absl::DataLossError(
         absl::StrCat(checkpoint_->folder(), ": ", name, " does not have the form of level tables"));
   }
+  CVXQ_RETURN_IF_ERROR(Verify(name));
   CVXQ_ASSIGN_OR_RETURN(const std::vector<float> flat, ToFloats(tensor));
   auto next = flat.begin();
   for (int64_t family = 0; family < tensor.shape[0]; ++family) {
@@ -90,6 +101,17 @@ Status PackedWeights::ReadTables() {
     }
   }
   return absl::OkStatus();
+}
+
+Status PackedWeights::Verify(const std::string& name) const {
+  const HostTensor* tensor = checkpoint_->Find(name);
+  const auto expected = checkpoint_->metadata().find(ChecksumKey(name));
+  if (tensor == nullptr || expected == checkpoint_->metadata().end()) return absl::OkStatus();
+  if (ChecksumValue({tensor->data, static_cast<size_t>(tensor->bytes())}) == expected->second) {
+    return absl::OkStatus();
+  }
+  return absl::DataLossError(absl::StrCat(checkpoint_->folder(), ": ", name,
+                                          " does not match its checksum; get the file again"));
 }
 
 Status PackedWeights::ReadEntropy() {

@@ -51,6 +51,8 @@ class PackedWeights : public WeightSource {
   Status Expect(const ArchSpec& spec);
 
   HostTensor Dense(const std::string& name) const override;
+  // Against the checksum in the file's metadata, each time it is called.
+  Status Verify(const std::string& name) const override;
   bool IsPacked(const std::string& linear) const override;
   StatusOr<std::shared_ptr<const LinearCodes>> Packed(const std::string& linear) const override;
   void Release(const std::string& name) const override;
@@ -70,6 +72,11 @@ class PackedWeights : public WeightSource {
   std::optional<EntropyTables> entropy_;  // likewise
   std::map<std::string, Shape> shapes_;   // of linears
 };
+
+// The key in a file's metadata of the CRC-32 (8 hexadecimal digits) of a tensor that has none in
+// its own bytes, and the value for such bytes.
+std::string ChecksumKey(std::string_view name);
+std::string ChecksumValue(std::span<const std::byte> bytes);
 
 // The tables as the bytes of one tensor F32 [families, 510]: for each family the levels of depth 1,
 // then 2, ... then 8.

@@ -15,12 +15,13 @@ constexpr std::array kCopiedFiles = {
     "merges.txt",         "special_tokens_map.json", "added_tokens.json", "generation_config.json",
     "chat_template.jinja"};
 
-const std::map<std::string, std::string>& Metadata() {
-  static const auto* metadata = new std::map<std::string, std::string>{{"format", "pt"}};
-  return *metadata;
-}
-
 std::span<const std::byte> Bytes(const auto& values) { return std::as_bytes(std::span(values)); }
+
+std::vector<uint16_t> Halves(const std::vector<float>& values) {
+  std::vector<uint16_t> halves(values.size());
+  for (size_t i = 0; i < halves.size(); ++i) halves[i] = FloatToF16(values[i]);
+  return halves;
+}
 
 }  // namespace
 
@@ -42,7 +43,11 @@ PackedWriter::PackedWriter(const Checkpoint& checkpoint, nlohmann::json config,
   std::set<std::string> replaced;
   for (const LinearPlan& plan : plans) replaced.insert(plan.name + ".weight");
   for (const std::string& name : checkpoint.names()) {
-    if (!replaced.contains(name)) dense_.push_back(name);
+    if (replaced.contains(name)) continue;
+    dense_.push_back(name);
+    const HostTensor* tensor = checkpoint.Find(name);
+    checksums_[name] = ChecksumValue({tensor->data, static_cast<size_t>(tensor->bytes())});
+    checkpoint.Release(name);
   }
   for (const char* name : kCopiedFiles) {
     if (std::filesystem::is_regular_file(checkpoint.folder() + "/" + name)) {
@@ -73,8 +78,24 @@ std::vector<TensorEntry> PackedWriter::Entries(bool with_packed) const {
   return entries;
 }
 
+// Checksums of all tensors that are not matrices with their own.
+std::map<std::string, std::string> PackedWriter::Metadata(bool with_packed) const {
+  std::map<std::string, std::string> metadata{{"format", "pt"}};
+  for (const auto& [name, checksum] : checksums_) metadata[ChecksumKey(name)] = checksum;
+  if (!with_packed) return metadata;
+  for (const SharedTensor& shared : shared_) {
+    metadata[ChecksumKey(shared.entry.name)] = ChecksumValue(Bytes(shared.bytes));
+  }
+  for (const LinearPlan& plan : plans_) {
+    if (!plan.bias.empty()) {
+      metadata[ChecksumKey(plan.name + ".bias")] = ChecksumValue(Bytes(Halves(plan.bias)));
+    }
+  }
+  return metadata;
+}
+
 int64_t PackedWriter::FileBytes(bool with_packed) const {
-  return SafetensorsFileSize(Entries(with_packed), Metadata());
+  return SafetensorsFileSize(Entries(with_packed), Metadata(with_packed));
 }
 
 int64_t PackedWriter::OutputBytes() const {
@@ -90,7 +111,7 @@ int64_t PackedWriter::PackedBytes() const { return FileBytes(true) - FileBytes(f
 Status PackedWriter::Write(const std::string& folder) const {
   CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<SafetensorsWriter> writer,
                         SafetensorsWriter::Create(folder + "/" + std::string(kWeightsFile),
-                                                  Entries(true), Metadata()));
+                                                  Entries(true), Metadata(true)));
   std::set<std::string> new_bias;
   for (const SharedTensor& shared : shared_) {
     CVXQ_RETURN_IF_ERROR(writer->Append(Bytes(shared.bytes)));
@@ -98,9 +119,7 @@ Status PackedWriter::Write(const std::string& folder) const {
   for (const LinearPlan& plan : plans_) {
     CVXQ_RETURN_IF_ERROR(writer->Append(Bytes(plan.packed)));
     if (plan.bias.empty()) continue;
-    std::vector<uint16_t> half(plan.bias.size());
-    for (size_t i = 0; i < half.size(); ++i) half[i] = FloatToF16(plan.bias[i]);
-    CVXQ_RETURN_IF_ERROR(writer->Append(Bytes(half)));
+    CVXQ_RETURN_IF_ERROR(writer->Append(Bytes(Halves(plan.bias))));
     new_bias.insert(plan.name + ".bias");
   }
   for (const std::string& name : dense_) {

@@ -4,6 +4,7 @@
 #define CVXQ_PIPELINE_PACKED_WRITER_H_
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -45,14 +46,16 @@ class PackedWriter {
 
  private:
   std::vector<TensorEntry> Entries(bool with_packed) const;
+  std::map<std::string, std::string> Metadata(bool with_packed) const;
   int64_t FileBytes(bool with_packed) const;
 
   const Checkpoint& checkpoint_;
   const std::string config_;
   std::vector<SharedTensor> shared_;
   const std::vector<LinearPlan>& plans_;
-  std::vector<std::string> dense_;        // names of the tensors that are copied
-  std::vector<std::string> other_files_;  // of the checkpoint's folder that are copied
+  std::vector<std::string> dense_;                // names of the tensors that are copied
+  std::map<std::string, std::string> checksums_;  // theirs
+  std::vector<std::string> other_files_;          // of the checkpoint's folder that are copied
 };
 
 }  // namespace cvxq

@@ -307,6 +307,35 @@ TEST_F(QuantizeTest, AffineCodecsHaveTheirWidth) {
   }
 }
 
+// Wherever a byte of the weights is wrong, evaluation says so and names the tensor.
+TEST_F(QuantizeTest, DamagedFilesAreDetectedEverywhere) {
+  for (const CodecKind codec :
+       {CodecKind::kEntropy, CodecKind::kLloyd, CodecKind::kCompanded, CodecKind::kGptq}) {
+    QuantizeOptions options = Quick(kModels[1], Out());
+    options.codec = codec;
+    options.bits = 3;
+    ASSERT_TRUE(Run(options).ok());
+    const std::string path = Out() + "/model.safetensors";
+    const std::string good = *ReadFile(path);
+    uint64_t header;
+    std::memcpy(&header, good.data(), sizeof(header));
+    const size_t first = 8 + header, step = (good.size() - first) / 97;
+    for (size_t at = first; at < good.size(); at += step) {
+      std::string bad = good;
+      bad[at] ^= 0x10;
+      ASSERT_TRUE(WriteFile(path, bad).ok());
+      EvaluateOptions evaluate{
+          .model = Out(),
+          .texts = {std::string(CVXQ_SOURCE_DIR) + "/examples/text/kjv.test.txt"},
+          .seq_len = 16,
+          .max_sequences = 1};
+      Progress progress(ProgressMode::kQuiet);
+      const auto result = Evaluate(evaluate, progress);
+      EXPECT_EQ(result.status().code(), absl::StatusCode::kDataLoss) << at << result.status();
+    }
+  }
+}
+
 TEST_F(QuantizeTest, OptionsThatACodecDoesNotHaveAreRefused) {
   const auto refused = [&](auto set) {
     QuantizeOptions options = Quick(kModels[0], Out("refused"));
