@@ -142,6 +142,15 @@ class EntropyCoder : public ModelCoder {
     const InputMoments& inputs = context_->inputs[plan.block][static_cast<int>(InputOf(plan.id))];
     linear->row_curvature =
         RowCurvature(plan, context_->gradients, context_->inputs, context_->outputs);
+    if (feedback_ != Feedback::kTwo) {
+      // Towards their mean, as H_O is: rows that calibration hardly excites must not be given up.
+      const double mean =
+          std::accumulate(linear->row_curvature.begin(), linear->row_curvature.end(), 0.0) /
+          static_cast<double>(plan.rows);
+      for (float& a : linear->row_curvature) {
+        a = static_cast<float>((1 - options_.shrinkage) * a + options_.shrinkage * mean);
+      }
+    }
     linear->column_curvature = inputs.conditional;
     const bool dead = std::all_of(inputs.diagonal.begin(), inputs.diagonal.end(),
                                   [](float d) { return !(d > 0); });
