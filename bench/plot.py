@@ -36,7 +36,9 @@ class Panel:
 STYLES = {
     "companded": ("#b34700", "square", "none"),
     "lloyd, no feedback": ("#6b6b6b", "triangle", "5 3"),
-    "lloyd": ("#0063a6", "circle", "none"),
+    "lloyd": ("#4c93c6", "circle", "none"),
+    "gptq, two-sided, groups of 64": ("#c24d4d", "circle", "2 3"),
+    "entropy": ("#0063a6", "circle", "none"),
     "llm-compressor GPTQ": ("#a3006d", "square", "none"),
     "llm-compressor RTN": ("#a3006d", "triangle", "5 3"),
     "GPTQModel GPTQ": ("#6a3fb5", "square", "2 3"),

@@ -417,7 +417,7 @@ def draw(results, peers, path, only):
             points = sorted((r["bits_per_weight"], r["kl_mean"]) for r in results["runs"]
                             if "error" not in r and r["model"] == model and not r["nominal"]
                             and r["run"] == variant.name and r["seed"] == 0)
-            if len(points) > 1:
+            if len(points) > 1 and variant.name in plot.STYLES:
                 curves.append(plot.Curve(variant.name, points))
         rows = [r for r in peers if r["model"] == model]
         for peer in dict.fromkeys(r["peer"] for r in rows):

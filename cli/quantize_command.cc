@@ -79,7 +79,7 @@ class QuantizeCommand : public Command {
         "Error feedback: over columns (one), over rows too (two; default of entropy and lloyd)");
     command
         ->add_option("--shrinkage", options_.shrinkage,
-                     "Of output curvature towards its mean, 0 to 1; for --feedback two")
+                     "Of output curvature towards its mean, 0 to 1 (entropy, and --feedback two)")
         ->capture_default_str();
     Choice<ComputeKind>(
         command, "--compute", options_.compute,

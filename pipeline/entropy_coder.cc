@@ -91,23 +91,26 @@ class EntropyCoder : public ModelCoder {
     CVXQ_RETURN_IF_ERROR(Survey(log2_delta, correction));
     log2_delta = AscendDelta(foreseen_, correction, budget, log2_delta);
     CVXQ_RETURN_IF_ERROR(CodeAll(log2_delta));
+    if (ample) CVXQ_RETURN_IF_ERROR(CodeAll(log2_delta));
     // Dual ascent on the bits that were coded, with the slope that the last passes have shown.
     double slope = -0.9 * context.quantized_weights();
-    while (!ample && !target.Met()) {
+    // The first pass had the statistics of the survey alone: a second one is always worth it.
+    while (!ample && (passes_ == 1 || !target.Met())) {
       if (passes_ == kMaxPasses) {
         if (target.Counted() <= target.bytes()) break;
         return target.TooSmall(target.Counted(), "");
       }
       const double excess = 8.0 * static_cast<double>(target.Counted() - target.aim());
       const double step = -excess / slope;
-      if (std::abs(step) <= kMaxTrim / 2) {
+      if (passes_ > 1 && std::abs(step) <= kMaxTrim / 2) {
         CVXQ_RETURN_IF_ERROR(Trim(target, step));
         continue;
       }
       CVXQ_RETURN_IF_ERROR(CodeAll(log2_delta + step));
       const double now = 8.0 * static_cast<double>(target.Counted() - target.aim());
-      slope = std::clamp((now - excess) / step / context.quantized_weights(), -1.2, -0.15) *
-              context.quantized_weights();
+      if (passes_ > 2 && step != 0)
+        slope = std::clamp((now - excess) / step / context.quantized_weights(), -1.2, -0.15) *
+                context.quantized_weights();
       log2_delta += step;
     }
     log2_lambda_ = 2 * log2_delta;
@@ -338,15 +341,15 @@ class EntropyCoder : public ModelCoder {
   }
 
   Status CodeAll(double log2_delta) {
-    ++passes_;
+    if (++passes_ > 1) Learn(counts_);
     auto phase =
         context_->progress.Start(passes_ == 1 ? "code" : absl::StrCat("code (pass ", passes_, ")"),
                                  static_cast<int64_t>(context_->plans.size()), "linears");
-    std::vector<SymbolCounts> counts(context_->plans.size(), SymbolCounts());
+    counts_.assign(context_->plans.size(), SymbolCounts());
     const auto blocks = Blocks();
     block_delta_.assign(blocks.size(), log2_delta);
     for (const auto& [begin, end] : blocks) {
-      CVXQ_RETURN_IF_ERROR(CodeBlock(begin, end, log2_delta, true, counts, phase));
+      CVXQ_RETURN_IF_ERROR(CodeBlock(begin, end, log2_delta, true, counts_, phase));
     }
     phase.Done(BitsNow());
     context_->watch.Lap("code");
@@ -389,7 +392,8 @@ class EntropyCoder : public ModelCoder {
   struct Classes {
     std::vector<int8_t> row_class, column_class;
   };
-  std::vector<double> block_delta_;  // log2 delta of each block as it is coded
+  std::vector<SymbolCounts> counts_;  // of each plan in the last pass over all
+  std::vector<double> block_delta_;   // log2 delta of each block as it is coded
   size_t next_trim_ = 0;
   int8_t class_shift_ = 0;      // from foreseen classes to those that feedback makes
   std::vector<double> shift_;   // of each plan

@@ -8,9 +8,8 @@
 //   13  u8   bit 0: column scales are present
 //   14  u16  zero
 //   16  u32  kept columns k
-//   20       codes of the columns that are not kept, row after row, `bits` each; a bit stream,
-//   least
-//            significant bit first, as all here filled up with zeros to a byte
+//   20       codes of the columns that are not kept, row after row, `bits` each; a bit
+//            stream, least significant bit first, as all here filled up with zeros to a byte
 //            scales, F16 [M, G]
 //            zero points [M, G], `bits` each; a bit stream
 //            column scales, F16 [N], if present

@@ -30,6 +30,12 @@ lscpu | grep -E '^(Model name|CPU\(s\)|Thread|L[123]|Flags)' |
 title "Products from packed codes against BF16 (bench/matvec.cc)"
 "$build/bench/bench_matvec"
 
+title "Decoding of entropy-coded matrices (bench/entropy_decode.cc)"
+"$build/bench/bench_entropy_decode"
+
+title "Two-sided against one-sided coding (bench/two_sided.cc)"
+"$build/bench/bench_two_sided"
+
 title "Products of a block's statistics against oneDNN (bench/block_products.cc)"
 "$build/bench/bench_block_products"
 
