@@ -80,13 +80,8 @@ class AffineCoder : public ModelCoder {
     auto phase =
         context.progress.Start("code", static_cast<int64_t>(context.plans.size()), "linears");
     // Linears of one input are coded together: they share its factor and, with awq, its scales.
-    for (size_t begin = 0; begin < context.plans.size();) {
-      size_t end = begin + 1;
-      while (end < context.plans.size() && SameInput(context.plans[begin], context.plans[end])) {
-        ++end;
-      }
+    for (const auto& [begin, end] : InputRuns(context.plans)) {
       CVXQ_RETURN_IF_ERROR(CodeRun(context, begin, end, phase));
-      begin = end;
     }
     phase.Done(absl::StrFormat("%.4f bits a weight",
                                8.0 * context.writer.PackedBytes() / context.quantized_weights()));
@@ -101,10 +96,6 @@ class AffineCoder : public ModelCoder {
   }
 
  private:
-  static bool SameInput(const LinearPlan& a, const LinearPlan& b) {
-    return a.block == b.block && InputOf(a.id) == InputOf(b.id);
-  }
-
   Status CodeRun(CodingContext& context, size_t begin, size_t end, Progress::Phase& phase) {
     CVXQ_RETURN_IF_ERROR(CheckInterrupted());
     std::optional<CurvatureFactor> factor;

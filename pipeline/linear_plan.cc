@@ -22,6 +22,19 @@ std::vector<LinearPlan> MakePlans(const ArchSpec& spec) {
   return plans;
 }
 
+std::vector<std::pair<size_t, size_t>> InputRuns(const std::vector<LinearPlan>& plans) {
+  std::vector<std::pair<size_t, size_t>> runs;
+  for (size_t i = 0; i < plans.size(); i = runs.back().second) {
+    size_t end = i + 1;
+    while (end < plans.size() && plans[end].block == plans[i].block &&
+           InputOf(plans[end].id) == InputOf(plans[i].id)) {
+      ++end;
+    }
+    runs.emplace_back(i, end);
+  }
+  return runs;
+}
+
 StatusOr<std::vector<float>> ReadWeights(const Checkpoint& checkpoint, const LinearPlan& plan) {
   const std::string name = plan.name + ".weight";
   CVXQ_ASSIGN_OR_RETURN(const HostTensor tensor, checkpoint.Get(name));
@@ -106,17 +119,7 @@ Status PlanImportance(ImportanceKind kind, bool average,
     }
     return absl::OkStatus();
   }
-  // Neighbours in the list that read the same input share its factor.
-  std::vector<std::pair<size_t, size_t>> runs;
-  for (size_t i = 0; i < plans.size();) {
-    size_t end = i + 1;
-    while (end < plans.size() && plans[end].block == plans[i].block &&
-           InputOf(plans[end].id) == InputOf(plans[i].id)) {
-      ++end;
-    }
-    runs.emplace_back(i, end);
-    i = end;
-  }
+  const std::vector<std::pair<size_t, size_t>> runs = InputRuns(plans);
   std::vector<Status> status(runs.size());
   pool.ParallelFor(static_cast<int64_t>(runs.size()), [&](int64_t run) {
     const auto [begin, end] = runs[run];

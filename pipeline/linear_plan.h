@@ -49,6 +49,9 @@ struct LinearPlan {
 // One plan for each linear of each block, in order.
 std::vector<LinearPlan> MakePlans(const ArchSpec& spec);
 
+// Neighbours [begin, end) in the list that read the same input and share its factor.
+std::vector<std::pair<size_t, size_t>> InputRuns(const std::vector<LinearPlan>& plans);
+
 // The weights of a plan's linear as floats [M, N]; kDataLoss with its name if not finite.
 StatusOr<std::vector<float>> ReadWeights(const Checkpoint& checkpoint, const LinearPlan& plan);
 
