@@ -50,8 +50,10 @@ class EntropyCoder : public ModelCoder {
   }
 
   StatisticsNeeds Needs() const override {
-    return {
-        .gradients = true, .input_factors = true, .output_factors = feedback_ == Feedback::kTwo};
+    return {.gradients = true,
+            .input_factors = true,
+            .center = true,
+            .output_factors = feedback_ == Feedback::kTwo};
   }
 
   Status Plan(CodingContext& context, int64_t) override {
@@ -72,6 +74,8 @@ class EntropyCoder : public ModelCoder {
     for (LinearPlan& plan : context.plans) {
       plan.packed.clear();
       plan.suffix = kScaledSuffix;
+      plan.bias.clear();
+      if (InputsOf(plan).centered) plan.bias.resize(plan.rows);
     }
     tables_.reset();
     known_.assign(context.plans.size(), {});
@@ -114,7 +118,7 @@ class EntropyCoder : public ModelCoder {
       log2_delta += step;
     }
     log2_lambda_ = 2 * log2_delta;
-    return absl::OkStatus();
+    return CorrectBiases();
   }
 
   StatusOr<std::vector<float>> Decoded(const LinearPlan& plan) const override {
@@ -139,10 +143,27 @@ class EntropyCoder : public ModelCoder {
     EntropyInput input;
   };
 
+  const InputMoments& InputsOf(const LinearPlan& plan) const {
+    return context_->inputs[plan.block][static_cast<int>(InputOf(plan.id))];
+  }
+
+  // Feedback has left errors along the mean input to the biases, where there are any.
+  Status CorrectBiases() {
+    return Each(0, context_->plans.size(), [&](size_t i) -> Status {
+      LinearPlan& plan = context_->plans[i];
+      if (plan.bias.empty()) return absl::OkStatus();
+      CVXQ_ASSIGN_OR_RETURN(const std::vector<float> w, ReadWeights(context_->checkpoint, plan));
+      CVXQ_ASSIGN_OR_RETURN(const std::vector<float> decoded, Decoded(plan));
+      CVXQ_ASSIGN_OR_RETURN(
+          plan.bias, CorrectedBias(context_->checkpoint, plan, w, decoded, InputsOf(plan).mean));
+      return absl::OkStatus();
+    });
+  }
+
   StatusOr<std::unique_ptr<Linear>> Load(const LinearPlan& plan, bool factors) {
     auto linear = std::make_unique<Linear>();
     CVXQ_ASSIGN_OR_RETURN(linear->w, ReadWeights(context_->checkpoint, plan));
-    const InputMoments& inputs = context_->inputs[plan.block][static_cast<int>(InputOf(plan.id))];
+    const InputMoments& inputs = InputsOf(plan);
     linear->row_curvature =
         RowCurvature(plan, context_->gradients, context_->inputs, context_->outputs);
     if (feedback_ != Feedback::kTwo) {

@@ -23,25 +23,6 @@ constexpr int kFeedbackRounds = 3;  // of allocation, each with the noise of the
 constexpr int64_t kDefaultClusterRows = 64;
 constexpr int kLloydScaleSteps = 4, kCompandedScaleSteps = 16;
 
-StatusOr<std::vector<float>> CorrectedBias(const Checkpoint& checkpoint, const LinearPlan& plan,
-                                           const std::vector<float>& w,
-                                           const std::vector<float>& decoded,
-                                           const std::vector<float>& mean_input) {
-  std::vector<float> bias(plan.rows, 0.0f);
-  if (const HostTensor* old = checkpoint.Find(plan.name + ".bias"); old != nullptr) {
-    CVXQ_ASSIGN_OR_RETURN(bias, ToFloats(*old));
-  }
-  for (int64_t r = 0; r < plan.rows; ++r) {
-    double shift = 0;
-    for (int64_t k = 0; k < plan.columns; ++k) {
-      const int64_t at = r * plan.columns + k;
-      shift += static_cast<double>(decoded[at] - w[at]) * mean_input[k];
-    }
-    bias[r] = static_cast<float>(bias[r] - shift);
-  }
-  return bias;
-}
-
 class GroupedCoder : public ModelCoder {
  public:
   explicit GroupedCoder(const QuantizeOptions& options)
@@ -65,6 +46,7 @@ class GroupedCoder : public ModelCoder {
     return {.gradients = true,
             .group_gradients = feedback_ == Feedback::kNone || by_rows(),
             .input_factors = feedback_ != Feedback::kNone,
+            .center = true,
             .input_means = !lloyd_,
             .output_factors = feedback_ == Feedback::kTwo};
   }
@@ -185,7 +167,7 @@ class GroupedCoder : public ModelCoder {
       const PackedMatrix matrix =
           lloyd_ ? CodeLloyd(codec_input, context.pool) : CodeCompanded(codec_input, context.pool);
       Keep(matrix, plan);
-      if (!lloyd_) {
+      if (!lloyd_ || (moments != nullptr && moments->centered)) {
         CVXQ_ASSIGN_OR_RETURN(
             plan.bias, CorrectedBias(context.checkpoint, plan, w, Decode(matrix), moments->mean));
       }

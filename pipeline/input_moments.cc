@@ -88,9 +88,13 @@ class MomentCollector {
       const int which = static_cast<int>(InputOf(id));
       if (seen[which]) return;  // q, k, v share one input, gate and up another
       seen[which] = true;
-      backend_.AddColumnSums(input, sums.sum[which]);
-      if (options_.factor)
-        backend_.AddSecondMoment(Weighted(block, which, index, input), sums.moment[which]);
+      const bool centered = Centered(which);
+      backend_.AddColumnSums(centered ? Weighted(block, which, index, input, /*power=*/1) : input,
+                             sums.sum[which]);
+      if (options_.factor) {
+        backend_.AddSecondMoment(Weighted(block, which, index, input, /*power=*/0.5),
+                                 sums.moment[which]);
+      }
     };
     CVXQ_RETURN_IF_ERROR(model_.ForwardBlock(block, wave, x, &observer));
     backend_.Download(x, buffer_.data());
@@ -98,18 +102,28 @@ class MomentCollector {
     return store_.Overwrite(activations_[index], buffer_);
   }
 
-  // The inputs of a wave, each row times the root of its token's weight.
-  Tensor Weighted(int64_t block, int which, size_t wave, const Tensor& input) {
+  bool Centered(int which) const {
+    if (!options_.center) return false;
+    for (const LinearId id : model_.spec().linears()) {
+      if (static_cast<int>(InputOf(id)) == which && !model_.spec().bias[static_cast<int>(id)])
+        return false;
+    }
+    return true;
+  }
+
+  // The inputs of a wave, each row times a power of its token's weight.
+  Tensor Weighted(int64_t block, int which, size_t wave, const Tensor& input, double power) {
     if (options_.weights == nullptr || (*options_.weights)[block][which].empty()) return input;
     const std::vector<float>& weights = (*options_.weights)[block][which];
     const int64_t first =
         static_cast<int64_t>(wave) * WaveSequences(calibration_.seq_len) * calibration_.seq_len;
-    std::vector<float> root(input.shape[0], 1.0f);
+    std::vector<float> factor(input.shape[0], 1.0f);
     for (int64_t i = 0; i < input.shape[0]; ++i) {
-      if (first + i < static_cast<int64_t>(weights.size())) root[i] = std::sqrt(weights[first + i]);
+      if (first + i >= static_cast<int64_t>(weights.size())) break;
+      factor[i] = static_cast<float>(std::pow(weights[first + i], power));
     }
     Tensor scale = backend_.Allocate(DType::kF32, {input.shape[0]});
-    backend_.Upload(root.data(), scale);
+    backend_.Upload(factor.data(), scale);
     Tensor scaled = backend_.Allocate(DType::kF32, input.shape);
     backend_.Convert(input, scaled);
     backend_.ScaleRows(scale, scaled);
@@ -135,6 +149,8 @@ class MomentCollector {
       for (float& value : moments[i]) value = static_cast<float>(value / tokens);
       out[i].diagonal.resize(n);
       for (int64_t k = 0; k < n; ++k) out[i].diagonal[k] = moments[i][k * n + k];
+      out[i].centered = Centered(i);
+      if (out[i].centered) RemoveMean(out[i].mean, moments[i]);
     }
     if (!options_.factor) return absl::OkStatus();
     std::array<Status, kInputCount> status;
@@ -143,6 +159,15 @@ class MomentCollector {
     });
     for (const Status& s : status) CVXQ_RETURN_IF_ERROR(s);
     return absl::OkStatus();
+  }
+
+  // E[x x^T] - m m^T in place.
+  static void RemoveMean(const std::vector<float>& mean, std::vector<float>& moment) {
+    const size_t n = mean.size();
+    for (size_t i = 0; i < n; ++i) {
+      for (size_t k = 0; k < n; ++k) moment[i * n + k] -= mean[i] * mean[k];
+      moment[i * n + i] = std::max(moment[i * n + i], 0.0f);  // constant inputs, rounded
+    }
   }
 
   Status Factor(int64_t block, std::vector<float> moment, InputMoments& out) {

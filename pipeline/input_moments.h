@@ -21,10 +21,11 @@ namespace cvxq {
 // What is kept of one input of one block.
 struct InputMoments {
   std::vector<float> diagonal;     // of H_I = E[x x^T], [N], in the order of the columns
-  std::vector<float> mean;         // E[x], [N]
+  std::vector<float> mean;         // E[x], [N]; weighted as H_I is, where `centered`
   std::vector<float> conditional;  // D_I [N], in the order of the columns; if factored
   std::vector<int32_t> order;      // of the factor
   double damping = 0;
+  bool centered = false;          // the factor is of the covariance: biases take up the means
   SpillStore::Handle lower = -1;  // the strict lower triangle of L, rows joined
 };
 
@@ -43,6 +44,9 @@ struct MomentOptions {
   bool factor = true;  // factor H_I (needed by feedback)
   WorkOrder order = WorkOrder::kLeastFirst;
   double damping = 0.01;  // of the mean of the diagonal
+  // Factor E[(x - m)(x - m)^T], m the mean, where all linears that read x have a bias: a bias that
+  // is corrected after coding, b - (W_hat - W) m, makes the best of any error along m.
+  bool center = false;
   const TokenWeights* weights = nullptr;
 };
 

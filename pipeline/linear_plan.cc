@@ -48,6 +48,25 @@ StatusOr<std::vector<float>> ReadWeights(const Checkpoint& checkpoint, const Lin
   return values;
 }
 
+StatusOr<std::vector<float>> CorrectedBias(const Checkpoint& checkpoint, const LinearPlan& plan,
+                                           const std::vector<float>& w,
+                                           const std::vector<float>& decoded,
+                                           const std::vector<float>& mean_input) {
+  std::vector<float> bias(plan.rows, 0.0f);
+  if (const HostTensor* old = checkpoint.Find(plan.name + ".bias"); old != nullptr) {
+    CVXQ_ASSIGN_OR_RETURN(bias, ToFloats(*old));
+  }
+  for (int64_t r = 0; r < plan.rows; ++r) {
+    double shift = 0;
+    for (int64_t k = 0; k < plan.columns; ++k) {
+      const int64_t at = r * plan.columns + k;
+      shift += static_cast<double>(decoded[at] - w[at]) * mean_input[k];
+    }
+    bias[r] = static_cast<float>(bias[r] - shift);
+  }
+  return bias;
+}
+
 Status PlanGroups(const Checkpoint& checkpoint, const ModelGradients& gradients,
                   Partition partition, int64_t cluster_size, int64_t run, ThreadPool& pool,
                   std::vector<LinearPlan>& plans) {

@@ -55,6 +55,13 @@ std::vector<std::pair<size_t, size_t>> InputRuns(const std::vector<LinearPlan>& 
 // The weights of a plan's linear as floats [M, N]; kDataLoss with its name if not finite.
 StatusOr<std::vector<float>> ReadWeights(const Checkpoint& checkpoint, const LinearPlan& plan);
 
+// The linear's bias (zeros where it has none) less what coding adds at the mean input: b -
+// (W_hat - W) m, given W, W_hat [M, N] and m [N].
+StatusOr<std::vector<float>> CorrectedBias(const Checkpoint& checkpoint, const LinearPlan& plan,
+                                           const std::vector<float>& w,
+                                           const std::vector<float>& decoded,
+                                           const std::vector<float>& mean_input);
+
 // Clusters the members by variance x mean squared gradient, and takes moments of the groups.
 // `run`: only members of one run of so many are put together (0: all).
 Status PlanGroups(const Checkpoint& checkpoint, const ModelGradients& gradients,

@@ -25,6 +25,7 @@ struct StatisticsNeeds {
   bool group_gradients = false;              // of every group as well
   bool input_factors = false;                // H_I factored
   WorkOrder order = WorkOrder::kLeastFirst;  // of their columns
+  bool center = false;  // H_I about the mean where biases can take it up (MomentOptions)
   bool input_means = false;
   bool output_factors = false;  // H_O factored (comes with the gradients)
 };

@@ -255,6 +255,7 @@ class Quantizer {
                                               {.factor = needs_.input_factors,
                                                .order = needs_.order,
                                                .damping = options_.damping,
+                                               .center = needs_.center,
                                                .weights = weights.empty() ? nullptr : &weights},
                                               pool_, *store_, phase));
     phase.Done(store_->bytes_on_disk() > 0

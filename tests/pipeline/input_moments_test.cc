@@ -55,50 +55,67 @@ StatusOr<ModelMoments> Collect(TinyModel& tiny, const CalibrationSet& set,
   return CollectInputMoments(*tiny.model, set, options, pool, store, phase);
 }
 
-TEST(InputMomentsTest, MeetPlainSumsAndFactorThem) {
-  for (const char* name : {"llama", "opt"}) {
-    TinyModel tiny(name);
-    const ArchSpec& spec = tiny.files.spec;
-    // More than one wave of 4096 tokens.
-    const CalibrationSet set = RandomSequences(spec, 67, 64);
-    ASSERT_GT(set.samples, WaveSequences(set.seq_len));
-    const auto plain = PlainMoments(tiny, set);
-    SpillStore store("/nonexistent", int64_t{1} << 30);
-    const auto found = Collect(tiny, set, {.damping = 0.01}, store);
-    ASSERT_TRUE(found.ok()) << found.status();
-    for (int64_t block = 0; block < spec.layers; ++block) {
-      for (int i = 0; i < kInputCount; ++i) {
-        SCOPED_TRACE(absl::StrCat(name, " block ", block, " input ", i));
-        const InputMoments& moments = (*found)[block][i];
-        const Plain& truth = plain[block][i];
-        const int64_t n = static_cast<int64_t>(truth.mean.size());
-        ASSERT_EQ(static_cast<int64_t>(moments.mean.size()), n);
-        double trace = 0;
-        for (int64_t k = 0; k < n; ++k) trace += truth.moment[k * n + k];
-        const double scale = trace / static_cast<double>(n);
-        for (int64_t k = 0; k < n; ++k) {
-          EXPECT_NEAR(moments.mean[k], truth.mean[k], 1e-4 * std::sqrt(scale));
-          EXPECT_NEAR(moments.diagonal[k], truth.moment[k * n + k], 1e-4 * scale);
-        }
-        // L D L^T is H_I in the factor's order, with the damping it tells of.
-        const auto factor = LoadFactor(moments, store);
-        ASSERT_TRUE(factor.ok()) << factor.status();
+// With `center`, all inputs of the model with biases are taken about their mean.
+void ExpectPlainSums(const std::string& name, bool center) {
+  TinyModel tiny(name);
+  const ArchSpec& spec = tiny.files.spec;
+  // More than one wave of 4096 tokens.
+  const CalibrationSet set = RandomSequences(spec, 67, 64);
+  ASSERT_GT(set.samples, WaveSequences(set.seq_len));
+  const auto plain = PlainMoments(tiny, set);
+  SpillStore store("/nonexistent", int64_t{1} << 30);
+  const auto found = Collect(tiny, set, {.damping = 0.01, .center = center}, store);
+  ASSERT_TRUE(found.ok()) << found.status();
+  const bool centered = center && name == "opt";
+  for (int64_t block = 0; block < spec.layers; ++block) {
+    for (int i = 0; i < kInputCount; ++i) {
+      SCOPED_TRACE(absl::StrCat(name, " block ", block, " input ", i));
+      const InputMoments& moments = (*found)[block][i];
+      Plain truth = plain[block][i];
+      const int64_t n = static_cast<int64_t>(truth.mean.size());
+      ASSERT_EQ(static_cast<int64_t>(moments.mean.size()), n);
+      EXPECT_EQ(moments.centered, centered);
+      double trace = 0;
+      for (int64_t k = 0; k < n; ++k) trace += truth.moment[k * n + k];
+      const double scale = trace / static_cast<double>(n);
+      for (int64_t k = 0; k < n; ++k) {
+        EXPECT_NEAR(moments.mean[k], truth.mean[k], 1e-4 * std::sqrt(scale));
+        EXPECT_NEAR(moments.diagonal[k], truth.moment[k * n + k], 1e-4 * scale);
+      }
+      if (centered) {
+        trace = 0;
         for (int64_t a = 0; a < n; ++a) {
-          EXPECT_EQ(moments.conditional[factor->order[a]], factor->diagonal[a]);
-          for (int64_t b = 0; b < n; ++b) {
-            double product = 0;
-            for (int64_t k = 0; k <= std::min(a, b); ++k) {
-              product += static_cast<double>(factor->lower[a * n + k]) * factor->diagonal[k] *
-                         factor->lower[b * n + k];
-            }
-            const double expected = truth.moment[factor->order[a] * n + factor->order[b]] +
-                                    (a == b ? factor->damping * scale : 0);
-            EXPECT_NEAR(product, expected, 2e-4 * scale);
+          for (int64_t b = 0; b < n; ++b) truth.moment[a * n + b] -= truth.mean[a] * truth.mean[b];
+          trace += truth.moment[a * n + a];
+        }
+      }
+      const double damped = trace / static_cast<double>(n);
+      // L D L^T is H_I in the factor's order, with the damping it tells of.
+      const auto factor = LoadFactor(moments, store);
+      ASSERT_TRUE(factor.ok()) << factor.status();
+      for (int64_t a = 0; a < n; ++a) {
+        EXPECT_EQ(moments.conditional[factor->order[a]], factor->diagonal[a]);
+        for (int64_t b = 0; b < n; ++b) {
+          double product = 0;
+          for (int64_t k = 0; k <= std::min(a, b); ++k) {
+            product += static_cast<double>(factor->lower[a * n + k]) * factor->diagonal[k] *
+                       factor->lower[b * n + k];
           }
+          const double expected = truth.moment[factor->order[a] * n + factor->order[b]] +
+                                  (a == b ? factor->damping * damped : 0);
+          EXPECT_NEAR(product, expected, 2e-4 * scale);
         }
       }
     }
   }
+}
+
+TEST(InputMomentsTest, MeetPlainSumsAndFactorThem) {
+  for (const char* name : {"llama", "opt"}) ExpectPlainSums(name, /*center=*/false);
+}
+
+TEST(InputMomentsTest, AreTakenAboutTheMeanWhereBiasesTakeItUp) {
+  for (const char* name : {"llama", "opt"}) ExpectPlainSums(name, /*center=*/true);
 }
 
 void ExpectSame(const ModelMoments& a, const SpillStore& a_store, const ModelMoments& b,
