@@ -22,13 +22,17 @@ endfunction()
 cvxq_library(base LINK absl::status absl::statusor absl::strings absl::str_format absl::time
              OpenSSL::Crypto Threads::Threads)
 cvxq_library(tensor LINK cvxq_base)
-cvxq_library(storage LINK cvxq_tensor nlohmann_json::nlohmann_json)
+cvxq_library(storage SOURCES "s3/*.cc" LINK cvxq_tensor nlohmann_json::nlohmann_json CURL::libcurl)
 cvxq_library(kernels SOURCES "reference/*.cc" "cpu/*.cc" LINK cvxq_tensor DNNL::dnnl gomp)
 cvxq_library(model LINK cvxq_kernels cvxq_storage PkgConfig::ONIGURUMA PkgConfig::UTF8PROC)
 cvxq_library(quant LINK cvxq_kernels ZLIB::ZLIB)
 cvxq_library(pipeline LINK cvxq_model cvxq_quant Eigen3::Eigen)
 include(embed)
 cvxq_embed(cvxq_pipeline cvxq_calibration_text "${CMAKE_SOURCE_DIR}/examples/text/kjv.calib.txt")
+
+include(proto)
+cvxq_library(service SOURCES "store/*.cc" "api/*.cc" LINK cvxq_pipeline cvxq_proto SQLite::SQLite3 PkgConfig::HIREDIS
+             prometheus-cpp::pull)
 
 # A file named *_avx2.cc, *_avx512.cc or *_avx512bf16.cc is compiled for that instruction set and called only
 # after a check at run time. Such files keep everything in an unnamed namespace and include no
@@ -54,7 +58,7 @@ set_property(SOURCE kernels/cpu/vector_ops_baseline.cc kernels/cpu/vector_ops_av
 file(GLOB cli_sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/cli/*.cc")
 if(cli_sources)
   add_executable(cvxq ${cli_sources})
-  target_link_libraries(cvxq PRIVATE cvxq_pipeline CLI11::CLI11)
+  target_link_libraries(cvxq PRIVATE cvxq_service CLI11::CLI11)
   target_compile_definitions(cvxq PRIVATE CVXQ_VERSION="${PROJECT_VERSION}")
   install(TARGETS cvxq)
 endif()

@@ -14,7 +14,8 @@ ALLOWED = {
     "model": {"kernels", "storage", "tensor", "base"},
     "quant": {"kernels", "tensor", "base"},
     "pipeline": {"model", "quant", "kernels", "storage", "tensor", "base"},
-    "cli": {"pipeline", "model", "quant", "kernels", "storage", "tensor", "base"},
+    "service": {"pipeline", "model", "quant", "kernels", "storage", "tensor", "base"},
+    "cli": {"service", "pipeline", "model", "quant", "kernels", "storage", "tensor", "base"},
 }
 
 # May use every layer and be used by none.

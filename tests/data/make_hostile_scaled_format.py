@@ -1,15 +1,16 @@
 """Writes tests/data/hostile/scaled_format: files that a reader of scaled matrices must refuse, and
-a few good ones, for the statistics of nothing (zeros and escapes alone).
+a few good ones, for the statistics of nothing (zeros and escapes alone); and
+tests/data/hostile/entropy_tables: the same of symbol statistics.
 
 Good files begin with good_. The coders here are written from the descriptions in quant/rans.h,
-quant/scaled_format.h and quant/range_coder.h, apart from the program's own. Run from the repository
-root; needs Python alone.
+quant/scaled_format.h, quant/entropy_tables.h and quant/range_coder.h, apart from the program's own.
+Run from the repository root; needs Python alone.
 """
 import pathlib
 import struct
 import zlib
 
-FOLDER = pathlib.Path("tests/data/hostile/scaled_format")
+FOLDER = pathlib.Path("tests/data/hostile")
 
 
 def lanes_of(rows, columns):
@@ -264,9 +265,73 @@ FILES = {
     "chunk_after_the_last": scaled(after=b"\0\0" + struct.pack("<I", zlib.crc32(b"\0\0"))),
 }
 
-FOLDER.mkdir(parents=True, exist_ok=True)
-for old in FOLDER.glob("*.bin"):
-    old.unlink()
-for name, contents in FILES.items():
-    (FOLDER / f"{name}.bin").write_bytes(contents)
-print(f"{len(FILES)} files, {sum(map(len, FILES.values()))} bytes in {FOLDER}")
+
+
+def statistics(classes, largest_of=None, after=b"", checksum=None):
+    """`classes`: by class with tables of its own, for both grids, the steps of 0 .. A and of the escape."""
+    encoder, own, largest, escape, steps = Encoder(), Bit(), Number(), Number(), [Number() for _ in range(4)]
+    before = [None, None]
+    for symbol_class in range(48):
+        encoder.bit(own, symbol_class in classes)
+        if symbol_class not in classes:
+            continue
+        for grid, now in enumerate(classes[symbol_class]):
+            last, now_steps = before[grid], now[:-1]
+            top = len(now_steps) - 1 if largest_of is None else largest_of
+            largest.encode(encoder, top - (len(last) - 2 if last else 0))
+            for m, step in enumerate(now_steps):
+                steps[min(m, 3)].encode(encoder, step - guess_of(last, now_steps, m))
+            escape.encode(encoder, now[-1] - (last[-1] if last else now_steps[-1]))
+            before[grid] = now
+    data = encoder.finish() + after
+    return data + struct.pack("<I", zlib.crc32(data) if checksum is None else checksum)
+
+
+def guess_of(last, steps, m):
+    if m == 0:
+        return last[0] if last else 160
+    slope = own = steps[m - 1] - steps[m - 2] if m > 1 else -16
+    if last and m < len(last) - 1:
+        other = last[m] - last[m - 1]
+        slope = other if m <= 2 else int((7 * other + 8 * own) / 16)
+    return min(max(steps[m - 1] + slope, 0), 176)
+
+
+FALLING = [168, 120, 90, 60, 40, 10, 5]
+WIDE = [130] + [max(0, 125 - i) for i in range(63)] + [20]
+SOME = {0: [FALLING, FALLING[1:]], 5: [WIDE, FALLING], 47: [WIDE, WIDE]}
+STATISTICS = {
+    "good_none": statistics({}),
+    "good_some": statistics(SOME),
+    "good_all": statistics({c: [FALLING, WIDE] for c in range(48)}),
+    "good_least": statistics({3: [[0, 0], [0, 0]]}),
+    "good_rare_zero": statistics({3: [[0] + [176] * 63 + [176]] * 2}),
+    "good_no_bytes": struct.pack("<I", 0),
+    "empty": b"",
+    "one_byte": b"\1",
+    "too_short": b"\0\0\0",
+    "checksum_zero": statistics(SOME, checksum=0),
+    "cut_in_checksum": statistics(SOME)[:-1],
+    "good_more_bytes": statistics(SOME, after=b"\xff" * 9),
+    "all_ones": b"\xff" * 64 + struct.pack("<I", zlib.crc32(b"\xff" * 64)),
+    "step_too_large": statistics({0: [[177, 0], FALLING]}),
+    "step_negative": statistics({0: [[-1, 0], FALLING]}),
+    "escape_too_large": statistics({0: [[176, 177], FALLING]}),
+    "escape_negative": statistics({0: [[176, -1], FALLING]}),
+    "step_past_the_model": statistics({0: [[5000, 0], FALLING]}),
+    "alphabet_too_large": statistics({0: [FALLING, FALLING]}, largest_of=64),
+    "alphabet_negative": statistics({0: [FALLING, FALLING]}, largest_of=-1),
+}
+
+
+def write(folder, files):
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.bin"):
+        old.unlink()
+    for name, contents in files.items():
+        (folder / f"{name}.bin").write_bytes(contents)
+    print(f"{len(files)} files, {sum(map(len, files.values()))} bytes in {folder}")
+
+
+write(FOLDER / "scaled_format", FILES)
+write(FOLDER / "entropy_tables", STATISTICS)
