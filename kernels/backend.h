@@ -147,6 +147,10 @@ class Backend {
   // gx[n,d] = or += the gradient through Norm at x, given gy[n,d]. All float.
   virtual void NormBackward(NormKind kind, float epsilon, const Tensor& x, const Tensor& w,
                             const Tensor& gy, Tensor gx, bool accumulate) = 0;
+  // gw += the gradient of Norm's weight at x[n,d], given gy[n,d]; gw is [d] or [h,d] as the weight
+  // is. All float. (That of the bias [d] is AddColumnSums of gy.)
+  virtual void AddNormGradient(NormKind kind, float epsilon, const Tensor& x, const Tensor& gy,
+                               Tensor gw) = 0;
   // Rotates x[B*T, heads*head_dim] (float) in place. cosine, sine: float [positions, head_dim/2].
   // Token t of a sequence is at `position + t`. `inverse` rotates back (the backward pass).
   virtual void Rope(RopeKind kind, int64_t head_dim, const Tensor& cosine, const Tensor& sine,
@@ -185,6 +189,9 @@ class Backend {
   // the same first maximum, else 0. Float.
   virtual void KlDivergence(const Tensor& reference, const Tensor& logits, Tensor kl,
                             Tensor agree) = 0;
+  // g[n,V] (float) = softmax(logits_i) - softmax(reference_i): the gradient of that divergence with
+  // respect to the logits.
+  virtual void KlGradient(const Tensor& reference, const Tensor& logits, Tensor g) = 0;
 };
 
 // The plain specification: loops a reader can check by eye. One thread, for tests.

@@ -128,6 +128,12 @@ void NormBackward(const Tensor& x, const Tensor& w, const Tensor& gy, const Tens
           "NormBackward: operands");
 }
 
+void AddNormGradient(const Tensor& x, const Tensor& gy, const Tensor& gw) {
+  Require(IsFloat(x) && IsFloat(gy) && IsMatrix(x) && Is(gy, x.shape) && !gw.empty() &&
+              IsNormWeight(gw, x.shape[1]),
+          "AddNormGradient: operands");
+}
+
 void Rope(int64_t head_dim, const Tensor& cosine, const Tensor& sine, int64_t position, int64_t T,
           const Tensor& x) {
   Require(IsFloat(x) && IsFloat(cosine) && IsFloat(sine) && IsMatrix(x) && IsMatrix(cosine) &&
@@ -212,6 +218,12 @@ void KlDivergence(const Tensor& reference, const Tensor& logits, const Tensor& k
               IsMatrix(logits) && Is(reference, logits.shape) && Count(kl) == logits.shape[0] &&
               Count(agree) == logits.shape[0],
           "KlDivergence: operands");
+}
+
+void KlGradient(const Tensor& reference, const Tensor& logits, const Tensor& g) {
+  Require(IsFloat(reference) && IsFloat(logits) && IsFloat(g) && IsMatrix(logits) &&
+              Is(reference, logits.shape) && Is(g, logits.shape) && logits.shape[1] > 0,
+          "KlGradient: operands");
 }
 
 }  // namespace contract

@@ -27,6 +27,7 @@ void Embed(const Tensor& table, const Tensor& ids, const Tensor& y);
 void AddPositions(const Tensor& table, int64_t position, int64_t T, const Tensor& y);
 void Norm(const Tensor& x, const Tensor& w, const Tensor& b, const Tensor& y);
 void NormBackward(const Tensor& x, const Tensor& w, const Tensor& gy, const Tensor& gx);
+void AddNormGradient(const Tensor& x, const Tensor& gy, const Tensor& gw);
 void Rope(int64_t head_dim, const Tensor& cosine, const Tensor& sine, int64_t position, int64_t T,
           const Tensor& x);
 void Attention(const AttentionSpec& spec, int64_t B, const Tensor& q, const Tensor& k,
@@ -45,6 +46,7 @@ void SampleLabelGradient(const Tensor& logits, const Tensor& g);
 void NegativeLogLikelihood(const Tensor& logits, const Tensor& targets, const Tensor& nll);
 void KlDivergence(const Tensor& reference, const Tensor& logits, const Tensor& kl,
                   const Tensor& agree);
+void KlGradient(const Tensor& reference, const Tensor& logits, const Tensor& g);
 
 }  // namespace contract
 }  // namespace cvxq

@@ -30,14 +30,15 @@ Tensor HeadNorm(const BlockContext& context, const NormWeight& weight, const Ten
 }
 
 // The gradient through HeadNorm at `raw`; `g` itself in a model without such norms.
-Tensor HeadNormBackward(const BlockContext& context, const NormWeight& weight, const Tensor& raw,
-                        const Tensor& g) {
+Tensor HeadNormBackward(const BlockContext& context, NormWeight BlockWeights::*norm,
+                        const Tensor& raw, const Tensor& g) {
   const ArchSpec& spec = context.spec;
   if (!spec.qk_norm) return g;
+  const Tensor x = HeadRows(raw, spec.head_dim), gy = HeadRows(g, spec.head_dim);
+  if (context.norms != nullptr) (*context.norms)(norm, x, gy);
   Tensor gx = context.backend.Allocate(DType::kF32, g.shape);
-  context.backend.NormBackward(spec.qk_norm_kind, spec.norm_epsilon, HeadRows(raw, spec.head_dim),
-                               weight.w, HeadRows(g, spec.head_dim), HeadRows(gx, spec.head_dim),
-                               /*accumulate=*/false);
+  context.backend.NormBackward(spec.qk_norm_kind, spec.norm_epsilon, x, (context.weights.*norm).w,
+                               gy, HeadRows(gx, spec.head_dim), /*accumulate=*/false);
   return gx;
 }
 
@@ -93,8 +94,8 @@ Tensor AttentionBackward(const BlockContext& context, const Wave& wave,
                             context.compute == DType::kBF16, gquery, gkey, gvalue);
   Rotate(context, wave, /*inverse=*/true, gquery);
   Rotate(context, wave, /*inverse=*/true, gkey);
-  gquery = HeadNormBackward(context, context.weights.query_norm, values.query_raw, gquery);
-  gkey = HeadNormBackward(context, context.weights.key_norm, values.key_raw, gkey);
+  gquery = HeadNormBackward(context, &BlockWeights::query_norm, values.query_raw, gquery);
+  gkey = HeadNormBackward(context, &BlockWeights::key_norm, values.key_raw, gkey);
 
   Tensor ginput = backend.Allocate(DType::kF32, values.input.shape);
   ApplyLinearBackward(context, LinearId::kQuery, values.input, gquery, observer, ginput, false);

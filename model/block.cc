@@ -5,23 +5,28 @@
 namespace cvxq {
 namespace {
 
+using NormMember = NormWeight BlockWeights::*;
+
 // The norm of the residual stream's rows x [n, D], as an operand of products.
-Tensor NormOperand(const BlockContext& context, const NormWeight& weight, const Tensor& x) {
+Tensor NormOperand(const BlockContext& context, NormMember norm, const Tensor& x) {
+  const NormWeight& weight = context.weights.*norm;
   Tensor y = context.backend.Allocate(context.compute, x.shape);
   context.backend.Norm(context.spec.norm, context.spec.norm_epsilon, x, weight.w, weight.b, y);
   return y;
 }
 
 // y = norm(x), float.
-void Norm(const BlockContext& context, const NormWeight& weight, const Tensor& x, Tensor y) {
+void Norm(const BlockContext& context, NormMember norm, const Tensor& x, Tensor y) {
+  const NormWeight& weight = context.weights.*norm;
   context.backend.Norm(context.spec.norm, context.spec.norm_epsilon, x, weight.w, weight.b, y);
 }
 
-// gx = or += the gradient through the norm at x.
-void NormBackward(const BlockContext& context, const NormWeight& weight, const Tensor& x,
-                  const Tensor& gy, Tensor gx, bool accumulate) {
-  context.backend.NormBackward(context.spec.norm, context.spec.norm_epsilon, x, weight.w, gy, gx,
-                               accumulate);
+// gx = or += the gradient through the norm at x. Tells the observer.
+void NormBackward(const BlockContext& context, NormMember norm, const Tensor& x, const Tensor& gy,
+                  Tensor gx, bool accumulate) {
+  if (context.norms != nullptr) (*context.norms)(norm, x, gy);
+  context.backend.NormBackward(context.spec.norm, context.spec.norm_epsilon, x,
+                               (context.weights.*norm).w, gy, gx, accumulate);
 }
 
 Tensor Like(const BlockContext& context, const Tensor& x) {
@@ -29,7 +34,7 @@ Tensor Like(const BlockContext& context, const Tensor& x) {
 }
 
 // What a half of the block reads from the residual stream x.
-Tensor HalfInput(const BlockContext& context, const NormWeight& norm, const Tensor& x) {
+Tensor HalfInput(const BlockContext& context, NormMember norm, const Tensor& x) {
   return context.spec.residual == ResidualKind::kPost
              ? ToCompute(x, context.compute, context.backend)
              : NormOperand(context, norm, x);
@@ -37,8 +42,8 @@ Tensor HalfInput(const BlockContext& context, const NormWeight& norm, const Tens
 
 // Takes the output of a half back into the residual stream x. kPost leaves the sum that the norm
 // saw in `out`.
-void HalfOutput(const BlockContext& context, const NormWeight& norm, const NormWeight& norm_post,
-                Tensor out, Tensor x) {
+void HalfOutput(const BlockContext& context, NormMember norm, NormMember norm_post, Tensor out,
+                Tensor x) {
   Backend& backend = context.backend;
   switch (context.spec.residual) {
     case ResidualKind::kPre:
@@ -60,8 +65,8 @@ void HalfOutput(const BlockContext& context, const NormWeight& norm, const NormW
 
 // The gradient that reaches a half: g is that of the stream behind it, `out` what HalfOutput left.
 // After it, g holds the gradient that flows past the half.
-Tensor HalfOutputBackward(const BlockContext& context, const NormWeight& norm,
-                          const NormWeight& norm_post, const Tensor& out, Tensor& g) {
+Tensor HalfOutputBackward(const BlockContext& context, NormMember norm, NormMember norm_post,
+                          const Tensor& out, Tensor& g) {
   switch (context.spec.residual) {
     case ResidualKind::kPre:
     case ResidualKind::kParallel:
@@ -83,7 +88,7 @@ Tensor HalfOutputBackward(const BlockContext& context, const NormWeight& norm,
 
 // Adds to g the gradient that comes back out of a half's input: ginput with respect to HalfInput
 // of the stream x.
-void HalfInputBackward(const BlockContext& context, const NormWeight& norm, const Tensor& x,
+void HalfInputBackward(const BlockContext& context, NormMember norm, const Tensor& x,
                        const Tensor& ginput, Tensor g) {
   if (context.spec.residual == ResidualKind::kPost) {
     context.backend.AddScaled(1, ginput, g);
@@ -95,7 +100,7 @@ void HalfInputBackward(const BlockContext& context, const NormWeight& norm, cons
 // kParallel: both halves read the same norm and add to the same stream.
 void ParallelForward(const BlockContext& context, const Wave& wave, Tensor x,
                      const LinearObserver* observer, KeyValueCache* cache) {
-  const Tensor input = NormOperand(context, context.weights.norm1, x);
+  const Tensor input = NormOperand(context, &BlockWeights::norm1, x);
   const Tensor attention = AttentionForward(context, wave, input, observer, cache, nullptr);
   const Tensor mlp = MlpForward(context, input, observer, /*output=*/true, nullptr);
   context.backend.AddScaled(1, attention, x);
@@ -104,7 +109,7 @@ void ParallelForward(const BlockContext& context, const Wave& wave, Tensor x,
 
 void ParallelBackward(const BlockContext& context, const Wave& wave, const Tensor& x, Tensor g,
                       const LinearObserver* observer) {
-  const Tensor input = NormOperand(context, context.weights.norm1, x);
+  const Tensor input = NormOperand(context, &BlockWeights::norm1, x);
   AttentionValues attention;
   AttentionForward(context, wave, input, nullptr, nullptr, &attention);
   MlpValues mlp;
@@ -112,7 +117,7 @@ void ParallelBackward(const BlockContext& context, const Wave& wave, const Tenso
 
   const Tensor ginput = MlpBackward(context, mlp, g, observer);
   context.backend.AddScaled(1, AttentionBackward(context, wave, attention, g, observer), ginput);
-  NormBackward(context, context.weights.norm1, x, ginput, g, /*accumulate=*/true);
+  NormBackward(context, &BlockWeights::norm1, x, ginput, g, /*accumulate=*/true);
 }
 
 }  // namespace
@@ -123,13 +128,12 @@ void BlockForward(const BlockContext& context, const Wave& wave, Tensor x,
     ParallelForward(context, wave, x, observer, cache);
     return;
   }
-  const BlockWeights& w = context.weights;
-  const Tensor attention =
-      AttentionForward(context, wave, HalfInput(context, w.norm1, x), observer, cache, nullptr);
-  HalfOutput(context, w.norm1, w.norm1_post, attention, x);
-  const Tensor mlp =
-      MlpForward(context, HalfInput(context, w.norm2, x), observer, /*output=*/true, nullptr);
-  HalfOutput(context, w.norm2, w.norm2_post, mlp, x);
+  const Tensor attention = AttentionForward(
+      context, wave, HalfInput(context, &BlockWeights::norm1, x), observer, cache, nullptr);
+  HalfOutput(context, &BlockWeights::norm1, &BlockWeights::norm1_post, attention, x);
+  const Tensor mlp = MlpForward(context, HalfInput(context, &BlockWeights::norm2, x), observer,
+                                /*output=*/true, nullptr);
+  HalfOutput(context, &BlockWeights::norm2, &BlockWeights::norm2_post, mlp, x);
 }
 
 void BlockBackward(const BlockContext& context, const Wave& wave, const Tensor& x, Tensor g,
@@ -138,25 +142,27 @@ void BlockBackward(const BlockContext& context, const Wave& wave, const Tensor& 
     ParallelBackward(context, wave, x, g, observer);
     return;
   }
-  const BlockWeights& w = context.weights;
   // Forward once more, keeping the values: x -> middle -> output. Of the MLP's output only the
   // norms behind it have use.
   AttentionValues attention;
-  const Tensor attention_out =
-      AttentionForward(context, wave, HalfInput(context, w.norm1, x), nullptr, nullptr, &attention);
+  const Tensor attention_out = AttentionForward(
+      context, wave, HalfInput(context, &BlockWeights::norm1, x), nullptr, nullptr, &attention);
   Tensor middle = Like(context, x);
   context.backend.Convert(x, middle);
-  HalfOutput(context, w.norm1, w.norm1_post, attention_out, middle);
+  HalfOutput(context, &BlockWeights::norm1, &BlockWeights::norm1_post, attention_out, middle);
   MlpValues mlp;
   const bool normed_output = context.spec.residual != ResidualKind::kPre;
-  const Tensor mlp_out =
-      MlpForward(context, HalfInput(context, w.norm2, middle), nullptr, normed_output, &mlp);
+  const Tensor mlp_out = MlpForward(context, HalfInput(context, &BlockWeights::norm2, middle),
+                                    nullptr, normed_output, &mlp);
   if (context.spec.residual == ResidualKind::kPost) context.backend.AddScaled(1, middle, mlp_out);
 
-  const Tensor gmlp = HalfOutputBackward(context, w.norm2, w.norm2_post, mlp_out, g);
-  HalfInputBackward(context, w.norm2, middle, MlpBackward(context, mlp, gmlp, observer), g);
-  const Tensor gattention = HalfOutputBackward(context, w.norm1, w.norm1_post, attention_out, g);
-  HalfInputBackward(context, w.norm1, x,
+  const Tensor gmlp =
+      HalfOutputBackward(context, &BlockWeights::norm2, &BlockWeights::norm2_post, mlp_out, g);
+  HalfInputBackward(context, &BlockWeights::norm2, middle,
+                    MlpBackward(context, mlp, gmlp, observer), g);
+  const Tensor gattention = HalfOutputBackward(context, &BlockWeights::norm1,
+                                               &BlockWeights::norm1_post, attention_out, g);
+  HalfInputBackward(context, &BlockWeights::norm1, x,
                     AttentionBackward(context, wave, attention, gattention, observer), g);
 }
 

@@ -25,6 +25,11 @@ struct Wave {
 // same tensor, one after the other.
 using LinearObserver = std::function<void(LinearId id, const Tensor& x, const Tensor& gy)>;
 
+// Called in the backward pass for each norm: x [n, d] float that it normed and gy [n, d] float, the
+// gradient of its output. `norm` is null for the model's final norm. Else as a LinearObserver.
+using NormObserver =
+    std::function<void(NormWeight BlockWeights::*norm, const Tensor& x, const Tensor& gy)>;
+
 // Keys (after norm and rope) and values of one block for generation; float
 // [B, capacity, kv_heads*head_dim] as `length` rows of one sequence (B = 1).
 struct KeyValueCache {
@@ -46,6 +51,7 @@ struct BlockContext {
   const RopeTables& rope;
   DType compute;
   Backend& backend;
+  const NormObserver* norms = nullptr;  // told by BlockBackward
 };
 
 // x [B*T, D] float: the block's input, replaced by its output. With a cache (B = 1), new keys and

@@ -17,6 +17,7 @@ StatusOr<std::unique_ptr<Model>> Model::Load(ArchSpec spec, const WeightSource& 
   AdaptNames(source, spec);
   for (int64_t i = 0; i < spec.layers; ++i) {
     CVXQ_RETURN_IF_ERROR(CheckBlock(source, spec, i));
+    ReleaseBlock(source, spec, i);
   }
   auto model = std::unique_ptr<Model>(new Model(std::move(spec), source, options, backend));
   CVXQ_RETURN_IF_ERROR(model->LoadEnds());
@@ -38,10 +39,7 @@ Status Model::LoadEnds() {
     CVXQ_ASSIGN_OR_RETURN(project_in_, load(names.project_in, {D, E}, compute()));
     CVXQ_ASSIGN_OR_RETURN(project_out_, load(names.project_out, {E, D}, compute()));
   }
-  if (spec_.final_norm) {
-    CVXQ_ASSIGN_OR_RETURN(final_norm_, LoadNorm(source_, names.final_norm, {D}, spec_.norm_weight,
-                                                spec_.norm_bias, backend_));
-  }
+  CVXQ_RETURN_IF_ERROR(LoadFinalNorm());
   head_ = embedding_;
   if (!spec_.tied_head) {
     CVXQ_ASSIGN_OR_RETURN(head_, load(names.head, {V, E}, std::nullopt));
@@ -55,6 +53,24 @@ Status Model::LoadEnds() {
   }
   resident_.resize(spec_.layers);
   rope_.resize(spec_.layers);
+  return backend_.Synchronize();
+}
+
+Status Model::LoadFinalNorm() {
+  if (!spec_.final_norm) return absl::OkStatus();
+  CVXQ_ASSIGN_OR_RETURN(final_norm_, LoadNorm(source_, spec_.names.final_norm, {spec_.hidden},
+                                              spec_.norm_weight, spec_.norm_bias, backend_));
+  return absl::OkStatus();
+}
+
+Status Model::ReloadParameters() {
+  CVXQ_RETURN_IF_ERROR(LoadFinalNorm());
+  for (size_t i = 0; i < resident_.size(); ++i) {
+    if (resident_[i] == nullptr) continue;
+    auto weights = std::make_shared<BlockWeights>(*resident_[i]);
+    CVXQ_RETURN_IF_ERROR(cvxq::ReloadParameters(source_, spec_, i, backend_, *weights));
+    resident_[i] = std::move(weights);
+  }
   return backend_.Synchronize();
 }
 
@@ -125,12 +141,12 @@ Status Model::ForwardBlock(int64_t index, const Wave& wave, Tensor x,
 }
 
 Status Model::BackwardBlock(int64_t index, const Wave& wave, const Tensor& x, Tensor g,
-                            const LinearObserver* observer) {
+                            const LinearObserver* observer, const NormObserver* norms) {
   CVXQ_RETURN_IF_ERROR(CheckWave(wave));
   GrowRope(wave.position + wave.T);
   CVXQ_ASSIGN_OR_RETURN(const auto weights, Weights(index));
-  const BlockContext context{spec_,        spec_.layer[index], *weights,
-                             rope_[index], compute(),          backend_};
+  const BlockContext context{spec_,     spec_.layer[index], *weights, rope_[index],
+                             compute(), backend_,           norms};
   BlockBackward(context, wave, x, g, observer);
   return Finish(index);
 }
@@ -157,7 +173,7 @@ Tensor Model::FinalHidden(const Tensor& x) {
   return projected;
 }
 
-Tensor Model::FinalHiddenBackward(const Tensor& x, const Tensor& gh) {
+Tensor Model::FinalHiddenBackward(const Tensor& x, const Tensor& gh, const NormObserver* norms) {
   Tensor ghidden = gh;
   if (!project_out_.empty()) {
     ghidden = backend_.Allocate(DType::kF32, x.shape);
@@ -166,6 +182,7 @@ Tensor Model::FinalHiddenBackward(const Tensor& x, const Tensor& gh) {
   }
   Tensor g = backend_.Allocate(DType::kF32, x.shape);
   if (spec_.final_norm) {
+    if (norms != nullptr) (*norms)(nullptr, x, ghidden);
     backend_.NormBackward(spec_.norm, spec_.norm_epsilon, x, final_norm_.w, ghidden, g,
                           /*accumulate=*/false);
   } else {

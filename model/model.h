@@ -36,16 +36,20 @@ class Model {
   Status ForwardBlock(int64_t index, const Wave& wave, Tensor x, const LinearObserver* observer,
                       KeyValueCache* cache = nullptr);
   Status BackwardBlock(int64_t index, const Wave& wave, const Tensor& x, Tensor g,
-                       const LinearObserver* observer);
+                       const LinearObserver* observer, const NormObserver* norms = nullptr);
   // The final hidden states [n, E] float of the last block's output x[n, D]: final norm, and
   // project_out where there is one (E = embedding_dim).
   Tensor FinalHidden(const Tensor& x);
   // g[n, D] float with respect to x, from gh[n, E] with respect to FinalHidden(x).
-  Tensor FinalHiddenBackward(const Tensor& x, const Tensor& gh);
+  Tensor FinalHiddenBackward(const Tensor& x, const Tensor& gh,
+                             const NormObserver* norms = nullptr);
   // logits[n, V] float of hidden[n, E] float, with the model's scale and cap.
   Tensor Logits(const Tensor& hidden);
   // gh[n, E] float, from glogits[n, V] (float, overwritten) and the logits.
   Tensor LogitsBackward(const Tensor& logits, Tensor glogits);
+
+  // Reads the norms and biases again, for a source that has other values now.
+  Status ReloadParameters();
 
   // Embed, all blocks, FinalHidden in one call.
   StatusOr<Tensor> Forward(const Wave& wave, const Tensor& ids);
@@ -54,6 +58,7 @@ class Model {
   Model(ArchSpec spec, const WeightSource& source, const ModelOptions& options, Backend& backend)
       : spec_(std::move(spec)), source_(source), options_(options), backend_(backend) {}
   Status LoadEnds();  // all but the blocks
+  Status LoadFinalNorm();
   StatusOr<std::shared_ptr<const BlockWeights>> Weights(int64_t index);
   Status CheckWave(const Wave& wave) const;
   void GrowRope(int64_t positions);

@@ -69,34 +69,6 @@ StatusOr<HostTensor> FindTensor(const WeightSource& source, const std::string& n
   return host;
 }
 
-// A norm of a block: its name, what it has, and where it goes.
-struct NormPlace {
-  const std::string& name;
-  Shape shape;
-  bool weight, bias;
-  NormWeight BlockWeights::*place;
-};
-
-std::vector<NormPlace> Norms(const ArchSpec& spec) {
-  const Shape row{spec.hidden};
-  const auto per_head = [&](int heads) {
-    return spec.qk_norm_per_head ? Shape{heads, spec.head_dim} : Shape{spec.head_dim};
-  };
-  const ArchSpec::Names& names = spec.names;
-  std::vector<NormPlace> all;
-  const auto add = [&](const std::string& name, const Shape& shape, bool weight, bool bias,
-                       NormWeight BlockWeights::*place) {
-    if (!name.empty()) all.push_back({name, shape, weight, bias, place});
-  };
-  add(names.norm1, row, spec.norm_weight, spec.norm_bias, &BlockWeights::norm1);
-  add(names.norm1_post, row, spec.norm_weight, spec.norm_bias, &BlockWeights::norm1_post);
-  add(names.norm2, row, spec.norm_weight, spec.norm_bias, &BlockWeights::norm2);
-  add(names.norm2_post, row, spec.norm_weight, spec.norm_bias, &BlockWeights::norm2_post);
-  add(names.query_norm, per_head(spec.heads), true, false, &BlockWeights::query_norm);
-  add(names.key_norm, per_head(spec.kv_heads), true, false, &BlockWeights::key_norm);
-  return all;
-}
-
 bool HasBias(const WeightSource& source, const ArchSpec& spec, const std::string& name,
              LinearId id) {
   return spec.bias[static_cast<int>(id)] || source.Dense(name + ".bias").data != nullptr;
@@ -207,6 +179,26 @@ StatusOr<NormWeight> LoadNorm(const WeightSource& source, const std::string& nam
   return norm;
 }
 
+std::vector<NormPlace> BlockNorms(const ArchSpec& spec) {
+  const Shape row{spec.hidden};
+  const auto per_head = [&](int heads) {
+    return spec.qk_norm_per_head ? Shape{heads, spec.head_dim} : Shape{spec.head_dim};
+  };
+  const ArchSpec::Names& names = spec.names;
+  std::vector<NormPlace> all;
+  const auto add = [&](const std::string& name, const Shape& shape, bool weight, bool bias,
+                       NormWeight BlockWeights::*member) {
+    if (!name.empty()) all.push_back({name, shape, weight, bias, member});
+  };
+  add(names.norm1, row, spec.norm_weight, spec.norm_bias, &BlockWeights::norm1);
+  add(names.norm1_post, row, spec.norm_weight, spec.norm_bias, &BlockWeights::norm1_post);
+  add(names.norm2, row, spec.norm_weight, spec.norm_bias, &BlockWeights::norm2);
+  add(names.norm2_post, row, spec.norm_weight, spec.norm_bias, &BlockWeights::norm2_post);
+  add(names.query_norm, per_head(spec.heads), true, false, &BlockWeights::query_norm);
+  add(names.key_norm, per_head(spec.kv_heads), true, false, &BlockWeights::key_norm);
+  return all;
+}
+
 Status CheckBlock(const WeightSource& source, const ArchSpec& spec, int64_t index) {
   for (const LinearId id : spec.linears()) {
     const std::string name = spec.LinearName(index, id);
@@ -218,7 +210,7 @@ Status CheckBlock(const WeightSource& source, const ArchSpec& spec, int64_t inde
       CVXQ_RETURN_IF_ERROR(FindTensor(source, name + ".bias", {M}).status());
     }
   }
-  for (const NormPlace& norm : Norms(spec)) {
+  for (const NormPlace& norm : BlockNorms(spec)) {
     const std::string name = BlockName(norm.name, index);
     if (norm.weight) {
       CVXQ_RETURN_IF_ERROR(FindTensor(source, name + ".weight", norm.shape).status());
@@ -243,15 +235,31 @@ StatusOr<BlockWeights> LoadBlock(const WeightSource& source, const ArchSpec& spe
     CVXQ_ASSIGN_OR_RETURN(weights.linear[static_cast<int>(id)],
                           LoadLinear(source, spec, index, id, compute, backend, weights.bytes));
   }
-  for (const NormPlace& norm : Norms(spec)) {
+  for (const NormPlace& norm : BlockNorms(spec)) {
     CVXQ_ASSIGN_OR_RETURN(NormWeight loaded, LoadNorm(source, BlockName(norm.name, index),
                                                       norm.shape, norm.weight, norm.bias, backend));
     for (const Tensor& part : {loaded.w, loaded.b}) {
       if (!part.empty()) weights.bytes += part.bytes();
     }
-    weights.*norm.place = std::move(loaded);
+    weights.*norm.member = std::move(loaded);
   }
   return weights;
+}
+
+Status ReloadParameters(const WeightSource& source, const ArchSpec& spec, int64_t index,
+                        Backend& backend, BlockWeights& weights) {
+  for (const LinearId id : spec.linears()) {
+    Tensor& bias = weights.linear[static_cast<int>(id)].bias;
+    if (bias.empty()) continue;
+    CVXQ_ASSIGN_OR_RETURN(bias, LoadTensor(source, spec.LinearName(index, id) + ".bias", bias.shape,
+                                           DType::kF32, backend));
+  }
+  for (const NormPlace& norm : BlockNorms(spec)) {
+    CVXQ_ASSIGN_OR_RETURN(
+        weights.*norm.member,
+        LoadNorm(source, BlockName(norm.name, index), norm.shape, norm.weight, norm.bias, backend));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace cvxq

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/status.h"
 #include "kernels/backend.h"
@@ -71,6 +72,16 @@ struct BlockWeights {
   int64_t bytes = 0;  // of all of them
 };
 
+// A norm of the blocks of an architecture: its name (with "{}"), shape, what it has, and where it
+// goes.
+struct NormPlace {
+  std::string name;
+  Shape shape;
+  bool weight, bias;
+  NormWeight BlockWeights::*member;
+};
+std::vector<NormPlace> BlockNorms(const ArchSpec& spec);
+
 // The tensor `name` on a backend, in `dtype` or, without one, as it is stored. It uses the
 // checkpoint's memory where the type fits, else it is a copy. kDataLoss, with the name, if it is
 // missing, has another shape, or holds a NaN or Inf.
@@ -92,6 +103,10 @@ void ReleaseBlock(const WeightSource& source, const ArchSpec& spec, int64_t inde
 // one with a NaN or Inf, is an error that names it.
 StatusOr<BlockWeights> LoadBlock(const WeightSource& source, const ArchSpec& spec, int64_t index,
                                  DType compute, Backend& backend);
+
+// Reads what LoadBlock read of norms and biases again, for a source that has other values now.
+Status ReloadParameters(const WeightSource& source, const ArchSpec& spec, int64_t index,
+                        Backend& backend, BlockWeights& weights);
 
 }  // namespace cvxq
 

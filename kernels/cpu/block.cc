@@ -86,6 +86,30 @@ void CpuBackend::NormBackward(NormKind kind, float epsilon, const Tensor& x, con
   });
 }
 
+void CpuBackend::AddNormGradient(NormKind kind, float epsilon, const Tensor& x, const Tensor& gy,
+                                 Tensor gw) {
+  if (failed()) return;
+  contract::AddNormGradient(x, gy, gw);
+  const int64_t n = x.shape[0], d = x.shape[1], size = gw.shape.elements(), weights = size / d;
+  const float *in = ConstHostData<float>(x), *gradient = ConstHostData<float>(gy);
+  // Each piece of the rows has sums of its own (a partial), added up in order at the end.
+  constexpr int64_t kMostPartials = 16;
+  const int64_t piece = std::max<int64_t>(1, (n + kMostPartials - 1) / kMostPartials);
+  const int64_t partials = (n + piece - 1) / piece;
+  const Tensor partial_sums = Allocate(DType::kF32, {partials, size});
+  if (failed()) return;
+  Fill(partial_sums, 0);
+  float *sums = HostData<float>(partial_sums), *out = HostData<float>(gw);
+  pool_.ParallelFor(partials, [&](int64_t p) {
+    const NormRow row{static_cast<int>(kind), epsilon, nullptr, nullptr};
+    for (int64_t i = p * piece; i < std::min(n, (p + 1) * piece); ++i) {
+      ops_.add_norm_gradient(row, in + i * d, gradient + i * d, sums + p * size + i % weights * d,
+                             d);
+    }
+  });
+  for (int64_t p = 0; p < partials; ++p) ops_.add_scaled(1, sums + p * size, out, size);
+}
+
 void CpuBackend::Rope(RopeKind kind, int64_t head_dim, const Tensor& cosine, const Tensor& sine,
                       int64_t position, int64_t T, bool inverse, Tensor x) {
   if (failed() || kind == RopeKind::kNone) return;

@@ -54,6 +54,8 @@ class CpuBackend : public HostBackend {
             Tensor y) override;
   void NormBackward(NormKind kind, float epsilon, const Tensor& x, const Tensor& w,
                     const Tensor& gy, Tensor gx, bool accumulate) override;
+  void AddNormGradient(NormKind kind, float epsilon, const Tensor& x, const Tensor& gy,
+                       Tensor gw) override;
   void Rope(RopeKind kind, int64_t head_dim, const Tensor& cosine, const Tensor& sine,
             int64_t position, int64_t T, bool inverse, Tensor x) override;
   void Attention(const AttentionSpec& spec, int64_t B, const Tensor& q, const Tensor& k,
@@ -74,6 +76,7 @@ class CpuBackend : public HostBackend {
   void NegativeLogLikelihood(const Tensor& logits, const Tensor& targets, Tensor nll) override;
   void KlDivergence(const Tensor& reference, const Tensor& logits, Tensor kl,
                     Tensor agree) override;
+  void KlGradient(const Tensor& reference, const Tensor& logits, Tensor g) override;
 
  private:
   // Calls body(begin, end) for pieces of [0, count), in parallel; pieces hold about

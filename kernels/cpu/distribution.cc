@@ -114,4 +114,21 @@ void CpuBackend::KlDivergence(const Tensor& reference, const Tensor& logits, Ten
   });
 }
 
+void CpuBackend::KlGradient(const Tensor& reference, const Tensor& logits, Tensor g) {
+  if (failed()) return;
+  contract::KlGradient(reference, logits, g);
+  const int64_t V = logits.shape[1];
+  const float *reference_rows = ConstHostData<float>(reference),
+              *rows = ConstHostData<float>(logits);
+  float* out = HostData<float>(g);
+  pool_.ParallelFor(logits.shape[0], [&](int64_t i) {
+    const float *p = reference_rows + i * V, *q = rows + i * V;
+    float *terms_p = FloatScratch(2, V), *terms_q = out + i * V;
+    const double total_p = ExpSum(ops_, p, ops_.max(p, V), V, terms_p);
+    const double total_q = ExpSum(ops_, q, ops_.max(q, V), V, terms_q);
+    ops_.scale(static_cast<float>(1 / total_q), terms_q, V);
+    ops_.add_scaled(static_cast<float>(-1 / total_p), terms_p, terms_q, V);
+  });
+}
+
 }  // namespace cvxq

@@ -59,6 +59,9 @@ struct VectorOps {
   void (*norm_bf16)(const NormRow& norm, const float* x, uint16_t* y, int64_t d);
   void (*norm_backward)(const NormRow& norm, const float* x, const float* gy, float* gx,
                         bool accumulate, int64_t d);
+  // gw += the row's part of the weight's gradient.
+  void (*add_norm_gradient)(const NormRow& norm, const float* x, const float* gy, float* gw,
+                            int64_t d);
 
   // --- softmax ---
   float (*max)(const float* x, int64_t n);  // -Inf for none; skips NaN

@@ -106,4 +106,21 @@ void ReferenceBackend::NormBackward(NormKind kind, float epsilon, const Tensor& 
   }
 }
 
+void ReferenceBackend::AddNormGradient(NormKind kind, float epsilon, const Tensor& x,
+                                       const Tensor& gy, Tensor gw) {
+  if (failed()) return;
+  contract::AddNormGradient(x, gy, gw);
+  const int64_t n = x.shape[0], d = x.shape[1];
+  const Elements xs(x), gys(gy);
+  Elements out(gw);
+  std::vector<double> sum(gw.shape.elements());
+  for (int64_t i = 0; i < n; ++i) {
+    const RowMoments m = Moments(kind, epsilon, xs, i, d);
+    for (int64_t j = 0; j < d; ++j) {
+      sum[i % WeightRows(gw) * d + j] += gys[i * d + j] * (xs[i * d + j] - m.mean) * m.inverse;
+    }
+  }
+  for (size_t j = 0; j < sum.size(); ++j) out.Add(j, sum[j]);
+}
+
 }  // namespace cvxq

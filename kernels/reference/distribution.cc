@@ -92,4 +92,16 @@ void ReferenceBackend::KlDivergence(const Tensor& reference, const Tensor& logit
   }
 }
 
+void ReferenceBackend::KlGradient(const Tensor& reference, const Tensor& logits, Tensor g) {
+  if (failed()) return;
+  contract::KlGradient(reference, logits, g);
+  const int64_t n = logits.shape[0], V = logits.shape[1];
+  const Elements references(reference), rows(logits);
+  Elements gs(g);
+  for (int64_t i = 0; i < n; ++i) {
+    const std::vector<double> p = LogSoftmax(references, i, V), q = LogSoftmax(rows, i, V);
+    for (int64_t j = 0; j < V; ++j) gs.Set(i * V + j, std::exp(q[j]) - std::exp(p[j]));
+  }
+}
+
 }  // namespace cvxq

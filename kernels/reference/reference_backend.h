@@ -40,6 +40,8 @@ class ReferenceBackend : public HostBackend {
             Tensor y) override;
   void NormBackward(NormKind kind, float epsilon, const Tensor& x, const Tensor& w,
                     const Tensor& gy, Tensor gx, bool accumulate) override;
+  void AddNormGradient(NormKind kind, float epsilon, const Tensor& x, const Tensor& gy,
+                       Tensor gw) override;
   void Rope(RopeKind kind, int64_t head_dim, const Tensor& cosine, const Tensor& sine,
             int64_t position, int64_t T, bool inverse, Tensor x) override;
   void Attention(const AttentionSpec& spec, int64_t B, const Tensor& q, const Tensor& k,
@@ -60,6 +62,7 @@ class ReferenceBackend : public HostBackend {
   void NegativeLogLikelihood(const Tensor& logits, const Tensor& targets, Tensor nll) override;
   void KlDivergence(const Tensor& reference, const Tensor& logits, Tensor kl,
                     Tensor agree) override;
+  void KlGradient(const Tensor& reference, const Tensor& logits, Tensor g) override;
 };
 
 }  // namespace cvxq

@@ -69,6 +69,18 @@ TEST_F(BackendGradientTest, Norm) {
   }
 }
 
+TEST_F(BackendGradientTest, NormWeight) {
+  for (NormKind kind : {NormKind::kRms, NormKind::kRmsPlusOne, NormKind::kLayer}) {
+    for (const Shape& shape : {Shape{9}, Shape{2, 9}}) {
+      const Tensor x = Random({6, 9}, 1, 2), w = Random(shape, 2), gy = Random({6, 9}, 4);
+      const Tensor y = Empty({6, 9}), gw = Empty(shape);
+      backend_->Fill(gw, 0);
+      backend_->AddNormGradient(kind, 1e-5f, x, gy, gw);
+      ExpectGradient([&] { backend_->Norm(kind, 1e-5f, x, w, {}, y); }, w, y, gy, gw);
+    }
+  }
+}
+
 TEST_F(BackendGradientTest, Attention) {
   const AttentionSpec plain{.heads = 2, .kv_heads = 2, .head_dim = 4, .scale = 0.5f};
   AttentionSpec grouped = plain, windowed = plain, capped = plain, all = plain;
@@ -122,6 +134,14 @@ TEST_F(BackendGradientTest, ScaleAndCap) {
     backend_->ScaleAndCapBackward(0.7f, cap, y, g);
     ExpectGradient(forward, x, y, gy, g);
   }
+}
+
+TEST_F(BackendGradientTest, KlDivergence) {
+  const Tensor p = Random({3, 6}, 1, 2), q = Random({3, 6}, 2, 2), g = Empty({3, 6});
+  const Tensor kl = Empty({3}), agree = Empty({3}), ones = Empty({3});
+  backend_->Fill(ones, 1);
+  backend_->KlGradient(p, q, g);
+  ExpectGradient([&] { backend_->KlDivergence(p, q, kl, agree); }, q, kl, ones, g);
 }
 
 // The gradient of log p(label), which for the drawn label must be onehot - softmax.

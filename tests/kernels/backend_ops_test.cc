@@ -193,7 +193,9 @@ Case NormCase(std::string name, NormKind kind, int64_t n, int64_t d, int64_t wei
             b.Norm(kind, 1e-5f, x, w, bias, y);
             b.NormBackward(kind, 1e-5f, x, w, gy, gx, false);
             b.NormBackward(kind, 1e-5f, x, w, gy, more, true);
-            return {y, gx, more};
+            const Tensor gw = RandomTensor(b, DType::kF32, weight_rows == 0 ? Shape{d} : weight, 6);
+            b.AddNormGradient(kind, 1e-5f, x, gy, gw);
+            return {y, gx, more, gw};
           },
           1e-5, kBf16Output};
 }
@@ -307,7 +309,9 @@ Case LikelihoodCase(int64_t n, int64_t V) {
                          agree = b.Allocate(DType::kF32, {n});
             b.NegativeLogLikelihood(p, IntTensor(b, target), nll);
             b.KlDivergence(p, q, kl, agree);
-            return {nll, kl, agree};
+            const Tensor g = b.Allocate(DType::kF32, {n, V});
+            b.KlGradient(p, q, g);
+            return {nll, kl, agree, g};
           }};
 }
 
