@@ -25,11 +25,15 @@ namespace {
 // The largest single allocation of the program since it was last set to zero.
 std::atomic<size_t> largest_allocation;
 
-void* Allocate(size_t size) {
+void* TryAllocate(size_t size) {
   size_t before = largest_allocation.load();
   while (before < size && !largest_allocation.compare_exchange_weak(before, size)) {
   }
-  void* memory = std::malloc(std::max<size_t>(size, 1));
+  return std::malloc(std::max<size_t>(size, 1));
+}
+
+void* Allocate(size_t size) {
+  void* memory = TryAllocate(size);
   if (memory == nullptr) throw std::bad_alloc();
   return memory;
 }
@@ -38,6 +42,8 @@ void* Allocate(size_t size) {
 
 void* operator new(size_t size) { return Allocate(size); }
 void* operator new[](size_t size) { return Allocate(size); }
+void* operator new(size_t size, const std::nothrow_t&) noexcept { return TryAllocate(size); }
+void* operator new[](size_t size, const std::nothrow_t&) noexcept { return TryAllocate(size); }
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete[](void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, size_t) noexcept { std::free(memory); }
