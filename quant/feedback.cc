@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/host_gemm.h"
+#include "quant/cpu_clones.h"
 
 namespace cvxq {
 namespace {
@@ -11,8 +12,7 @@ constexpr int64_t kTileColumns = 128;
 
 // t[r] -= l * a[r]: the inner loop inside a tile. One version for each instruction set, all with
 // the same bits.
-__attribute__((target_clones("avx512f", "avx2", "default"))) void Carry(float l, const float* a,
-                                                                        int64_t rows, float* t) {
+CVXQ_CPU_CLONES void Carry(float l, const float* a, int64_t rows, float* t) {
   for (int64_t r = 0; r < rows; ++r) t[r] -= l * a[r];
 }
 

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "quant/cpu_clones.h"
+
 namespace cvxq {
 namespace {
 
@@ -13,8 +15,7 @@ float Log2OrNothing(double value) {
 }
 
 // y[k] += a * x[k]: the inner loop of both recursions, over the clusters.
-__attribute__((target_clones("avx512f", "avx2", "default"))) void Add(float a, const float* x,
-                                                                      int64_t n, float* y) {
+CVXQ_CPU_CLONES void Add(float a, const float* x, int64_t n, float* y) {
   for (int64_t k = 0; k < n; ++k) y[k] += a * x[k];
 }
 

@@ -4,6 +4,7 @@
 #include <limits>
 #include <vector>
 
+#include "quant/cpu_clones.h"
 #include "quant/scale_grid.h"
 
 namespace cvxq {
@@ -13,9 +14,9 @@ constexpr int64_t kLanes = 16;  // values worked side by side, and partial sums 
 
 // One version for each instruction set, picked by the loader; no contraction or reassociation, so
 // all give the same bits. Small depths count the boundaries below the value, without a branch.
-__attribute__((target_clones("avx512f", "avx2", "default"))) float RoundLanes(
-    const float* table, const float* boundary, int levels, float scale, float inverse, float mean,
-    const float* values, int64_t n, uint8_t* codes) {
+CVXQ_CPU_CLONES float RoundLanes(const float* table, const float* boundary, int levels, float scale,
+                                 float inverse, float mean, const float* values, int64_t n,
+                                 uint8_t* codes) {
   float error[kLanes] = {};
   for (int64_t first = 0; first < n; first += kLanes) {
     float x[kLanes], unit[kLanes];

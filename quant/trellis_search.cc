@@ -5,6 +5,8 @@
 #include <cstring>
 #include <limits>
 
+#include "quant/cpu_clones.h"
+
 namespace cvxq {
 namespace {
 
@@ -76,10 +78,9 @@ Machine MakeMachine() {
 
 // One row for all survivors. metric, target: of the survivors before, by state; original: W's
 // value. Rows [0, row) of owed [row][lanes] take the feedback of the errors made.
-__attribute__((target_clones("avx512f", "avx2", "default"))) void Advance(
-    const Machine& machine, float step, float weight, const float* price, float original,
-    const float* metric, const float* target, const float* lower, int64_t row, float* owed,
-    Survivors& out) {
+CVXQ_CPU_CLONES void Advance(const Machine& machine, float step, float weight, const float* price,
+                             float original, const float* metric, const float* target,
+                             const float* lower, int64_t row, float* owed, Survivors& out) {
   float x[kLanes];
   const float inverse = 1 / step;
   for (int s = 0; s < kLanes; ++s) x[s] = target[s] * inverse;
