@@ -1,23 +1,28 @@
 // Where the coordinator keeps what must outlive it: logs of records, one for each job, and the
 // epoch that says which coordinator may write. Everything a coordinator knows is what its logs say.
 //
-// Two kinds: an embedded database in one file (sqlite_store.h) and Redis (redis_store.h). Both keep
-// the same promises, which tests/service/state_store_test.cc holds them to:
+// Two kinds: an embedded database in one file (store/sqlite_store.h) and Redis
+// (store/redis_store.h). Both keep the same promises, which tests/service/state_store_test.cc holds
+// them to:
 //
 //   durable   what a call has acknowledged is there after kill -9 and after power is lost (Redis:
-//   as
-//             far as its own `appendfsync` goes; a log that lost its end is noticed by its
+//             as far as its own `appendfsync` goes; a log that lost its end is noticed by its
 //             revisions and by the objects that jobs have published)
 //   atomic    a call's records appear together or not at all, also where its reply is lost
 //   fenced    once a newer epoch is claimed, every write of an older one fails
 //
-// Thread-safe. Calls block; none may be made on a thread that serves requests of others.
+// Errors of every call, beside those named below: kInvalidArgument (a limit below is exceeded; a
+// caller's bug), kUnavailable (the disk or the server fails: of a write the outcome is unknown,
+// read and see), kResourceExhausted (the disk or the server is full; nothing was written),
+// kDataLoss (what is stored is damaged). Each names the file or the server.
+//
+// Thread-safe. Calls block; none may be made on a thread that serves requests of others. A store
+// does not outlive a fork: the child opens its own.
 #ifndef CVXQ_SERVICE_STATE_STORE_H_
 #define CVXQ_SERVICE_STATE_STORE_H_
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,6 +36,11 @@ struct LogRecord {
 };
 
 inline constexpr int64_t kLargestRecord = int64_t{1} << 20;
+// Of one call: 1 to kMostRecords records, together at most kLargestBatch bytes.
+inline constexpr int64_t kMostRecords = 1000;
+inline constexpr int64_t kLargestBatch = int64_t{16} << 20;
+// Of the name of a log (any bytes, at least one), a request id, a digest and an owner, in bytes.
+inline constexpr int64_t kLongestName = 1024;
 
 // The outcome of CreateLog.
 struct CreatedLog {
@@ -51,8 +61,9 @@ class StateStore {
 
   // Makes a log with its first records (revisions 1 ...), and remembers `request_id` (empty: none)
   // with `request_digest` until the log is deleted. With a request id that is known nothing is
-  // written and the log it stands for is told. kAlreadyExists: the name is taken by another
-  // request. kFailedPrecondition: `epoch` is not the newest.
+  // written and the log it stands for is told, whatever the digest: the caller compares.
+  // kAlreadyExists: the name is taken by another request. kFailedPrecondition: `epoch` is not the
+  // newest.
   virtual StatusOr<CreatedLog> CreateLog(int64_t epoch, const std::string& name,
                                          const std::string& request_id,
                                          const std::string& request_digest,
@@ -62,14 +73,18 @@ class StateStore {
   // see). kNotFound, kFailedPrecondition as above.
   virtual StatusOr<int64_t> Append(int64_t epoch, const std::string& name, int64_t after,
                                    const std::vector<std::string>& records) = 0;
-  // Records with revision > after, at most `limit`, in order. kNotFound; kOutOfRange: records that
-  // were asked for have been compacted away.
+  // Records with revision > after, the first `limit` of them or as many as there are, in order;
+  // with `after` = 0 from wherever the log begins now, which is its snapshot once it is compacted.
+  // kNotFound; kOutOfRange: records that were asked for have been compacted away, or `after` is
+  // beyond the last (the log has lost its end).
   virtual StatusOr<std::vector<LogRecord>> Read(const std::string& name, int64_t after,
                                                 int64_t limit) = 0;
-  // Puts one record in the place of all up to `through`; it has that revision from then on.
+  // Puts one record in the place of all up to `through`; it has that revision from then on. Nothing
+  // happens where the log begins behind `through` already. kOutOfRange: `through` is beyond the
+  // last. kNotFound, kFailedPrecondition as above.
   virtual Status Compact(int64_t epoch, const std::string& name, int64_t through,
                          const std::string& snapshot) = 0;
-  // Removes a log and its request id. No error where there is none.
+  // Removes a log and its request id. No error where there is none. kFailedPrecondition as above.
   virtual Status DeleteLog(int64_t epoch, const std::string& name) = 0;
   // Names of logs that begin with `prefix` and come after `after` in byte order, at most `limit`.
   virtual StatusOr<std::vector<std::string>> ListLogs(const std::string& prefix,
