@@ -131,7 +131,7 @@ class AffineCoder : public ModelCoder {
       CVXQ_ASSIGN_OR_RETURN(const AffineMatrix matrix,
                             CodeOne(context, plan, inputs[i - begin], moments, exponent));
       plan.suffix = kAffineSuffix;
-      plan.packed = SerializeAffineMatrix(matrix);
+      plan.SetPacked(SerializeAffineMatrix(matrix));
       plan.code_bytes = CodeBytes(matrix);
       plan.depth_histogram.fill(0);
       plan.depth_histogram[matrix.bits] = plan.rows * plan.columns;

@@ -71,7 +71,7 @@ class GroupedCoder : public ModelCoder {
   Status Code(CodingContext& context) override {
     for (LinearPlan& plan : context.plans) {  // of the iteration before
       plan.depth.clear();
-      plan.packed.clear();
+      plan.SetPacked({});
       plan.bias.clear();
       plan.suffix = kPackedSuffix;
     }
@@ -181,7 +181,7 @@ class GroupedCoder : public ModelCoder {
   }
 
   void Keep(const PackedMatrix& matrix, LinearPlan& plan) const {
-    plan.packed = SerializePackedMatrix(matrix, scale_steps(), /*table_family=*/0);
+    plan.SetPacked(SerializePackedMatrix(matrix, scale_steps(), /*table_family=*/0));
     plan.code_bytes = static_cast<int64_t>(matrix.codes.size());
     plan.zero_weights = plan.distortion = 0;
     plan.depth_histogram.fill(0);

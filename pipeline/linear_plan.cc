@@ -12,6 +12,7 @@ std::vector<LinearPlan> MakePlans(const ArchSpec& spec) {
   for (int64_t block = 0; block < spec.layers; ++block) {
     for (const LinearId id : spec.linears()) {
       LinearPlan& plan = plans.emplace_back();
+      plan.index = static_cast<int64_t>(plans.size()) - 1;
       plan.block = block;
       plan.id = id;
       plan.name = spec.LinearName(block, id);

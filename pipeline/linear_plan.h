@@ -21,6 +21,7 @@
 namespace cvxq {
 
 struct LinearPlan {
+  int64_t index = 0;  // among the plans of the whole model
   int64_t block = 0;
   LinearId id{};
   std::string name;  // without ".weight"
@@ -38,12 +39,18 @@ struct LinearPlan {
   std::vector<uint8_t> depth;
   // From coding.
   std::string_view suffix;      // of the tensor that takes the place of the weight (model_files.h)
-  std::vector<uint8_t> packed;  // its bytes
+  std::vector<uint8_t> packed;  // its bytes, where they are on this machine
+  int64_t packed_bytes = 0;     // their number
   std::vector<float> bias;      // new bias [M], where bias correction made one
   int64_t code_bytes = 0;       // of `packed`, codes only
   double zero_weights = 0;      // weights that became zero
   double distortion = 0;        // predicted: nats of KL a token
   std::array<int64_t, kMaxDepth + 1> depth_histogram{};  // weights at each depth
+
+  void SetPacked(std::vector<uint8_t> bytes) {
+    packed = std::move(bytes);
+    packed_bytes = static_cast<int64_t>(packed.size());
+  }
 };
 
 // One plan for each linear of each block, in order.

@@ -1,0 +1,62 @@
+// Carries out the orders of EntropyRate on some blocks of a model: the part of the codec `entropy`
+// that reads weights and factors and makes codes.
+#ifndef CVXQ_PIPELINE_ENTROPY_LINEARS_H_
+#define CVXQ_PIPELINE_ENTROPY_LINEARS_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "pipeline/entropy_rate.h"
+#include "pipeline/model_coder.h"
+#include "quant/scaled_codes.h"
+
+namespace cvxq {
+
+// The order of work of rows [first, first + rows), W's row in each place: the trellis runs from the
+// first row down, and so does the work.
+std::vector<int32_t> EntropyRowOrder(int64_t first, int64_t rows);
+
+class EntropyLinears {
+ public:
+  // `context` has the statistics of these blocks, and its plans are of these blocks alone, in
+  // order.
+  EntropyLinears(CodingContext& context, Feedback feedback);
+
+  // The order's blocks are among those of the context. Fills what plans have "from coding", but for
+  // biases. The same for any number of threads. Errors: weights, disk, interruption.
+  StatusOr<EntropyAnswer> CarryOut(const EntropyOrder& order, Progress::Phase& phase);
+
+  // Feedback has left errors along the mean input to the biases, where there are any: fills
+  // plan.bias. After the last order, with its tables.
+  Status CorrectBiases(const EntropyTables& tables);
+
+ private:
+  struct Linear;
+  struct Classes {
+    std::vector<int8_t> row_class, column_class;
+  };
+  struct Outcome {
+    SymbolCounts counts;
+    double class_shift = 0;
+  };
+
+  const InputMoments& InputsOf(const LinearPlan& plan) const;
+  std::pair<size_t, size_t> PlansOf(int64_t block) const;
+  StatusOr<std::unique_ptr<Linear>> Load(const LinearPlan& plan, bool factors);
+  StatusOr<SpreadHistogram> Foresee(int64_t block, Progress::Phase& phase);
+  Status CodeBlock(const EntropyOrder& order, const EntropyOrder::Block& block,
+                   EntropyAnswer& answer, Progress::Phase& phase);
+  StatusOr<Outcome> CodeLinear(const EntropyOrder& order, double log2_delta, size_t index);
+  template <typename Body>
+  Status Each(size_t begin, size_t end, const Body& body);
+
+  CodingContext& context_;
+  const Feedback feedback_;
+  TrellisPrices prices_;
+  std::vector<Classes> known_;  // of each plan, as it was coded last
+};
+
+}  // namespace cvxq
+
+#endif  // CVXQ_PIPELINE_ENTROPY_LINEARS_H_

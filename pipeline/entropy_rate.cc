@@ -1,0 +1,178 @@
+#include "pipeline/entropy_rate.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "pipeline/packed_weights.h"
+
+namespace cvxq {
+namespace {
+
+constexpr int64_t kMaxPasses = 12;
+constexpr int64_t kSurveyStride = 4;  // every so many blocks are surveyed
+// A trim changes delta by this many times what would do for all blocks at once, so that about one
+// in so many is coded again. At most by kMaxTrim octaves: the loss grows with its square.
+constexpr double kTrimFactor = 4, kMaxTrim = 0.05;
+constexpr double kFirstLog2Delta = -10;  // anywhere: the ascent finds its way
+
+}  // namespace
+
+void EntropyAnswer::Append(EntropyAnswer other) {
+  linears.insert(linears.end(), other.linears.begin(), other.linears.end());
+  counts.Add(other.counts);
+  std::move(other.histograms.begin(), other.histograms.end(), std::back_inserter(histograms));
+}
+
+EntropyRate::EntropyRate(CodingContext& context)
+    : context_(context), target_(context), blocks_(context.spec.layers) {
+  context_.writer.Share({});
+}
+
+StatusOr<EntropyOrder> EntropyRate::Start() {
+  step_ = Step::kForesee;
+  EntropyOrder order{.kind = EntropyOrder::Kind::kForesee, .phase = "foresee"};
+  for (int64_t block = 0; block < blocks_; ++block) order.blocks.push_back({block, 0});
+  return order;
+}
+
+StatusOr<EntropyOrder> EntropyRate::Next(const EntropyAnswer& answer) {
+  switch (step_) {
+    case Step::kForesee:
+      return Foreseen(answer);
+    case Step::kSurveyCounts:
+      return SurveyCounted(answer);
+    case Step::kSurveyBits:
+      return Surveyed(answer);
+    case Step::kCode:
+      return Coded(answer);
+    case Step::kTrim:
+      return Trimmed();
+  }
+  return Done();
+}
+
+StatusOr<EntropyOrder> EntropyRate::Foreseen(const EntropyAnswer& answer) {
+  for (int64_t block = 0; block < blocks_; ++block) {
+    foreseen_.Merge(answer.histograms[block]);
+    if (block % kSurveyStride == 0) surveyed_.Merge(answer.histograms[block]);
+  }
+  const double overhead = 8.0 * target_.Counted();  // bits of everything but the matrices
+  budget_ = 8.0 * target_.aim() - overhead;
+  if (budget_ <= 0) return target_.TooSmall(target_.Counted(), "");
+  ample_ = budget_ > kMaxDepth * context_.quantized_weights();
+  if (ample_) budget_ = kMaxDepth * context_.quantized_weights();
+  log2_delta_ = AscendDelta(foreseen_, correction_, budget_, kFirstLog2Delta);
+  slope_ = -0.9 * context_.quantized_weights();
+  return Survey(Step::kSurveyCounts);
+}
+
+// Codes some blocks twice: for statistics, and with them for the bits.
+EntropyOrder EntropyRate::Survey(Step step) {
+  step_ = step;
+  EntropyOrder order{.kind = EntropyOrder::Kind::kCode,
+                     .phase = "survey",
+                     .tables = tables_,
+                     .class_shift = class_shift_};
+  for (int64_t block = 0; block < blocks_; block += kSurveyStride) {
+    order.blocks.push_back({block, log2_delta_});
+  }
+  return order;
+}
+
+StatusOr<EntropyOrder> EntropyRate::SurveyCounted(const EntropyAnswer& answer) {
+  double shift = 0;
+  for (const EntropyAnswer::Linear& linear : answer.linears) {
+    shift += linear.class_shift / static_cast<double>(answer.linears.size());
+  }
+  class_shift_ = static_cast<int8_t>(std::round(std::clamp(shift, -20.0, 20.0)));
+  Learn(answer.counts);
+  return Survey(Step::kSurveyBits);
+}
+
+StatusOr<EntropyOrder> EntropyRate::Surveyed(const EntropyAnswer& answer) {
+  double bytes = 0;
+  for (const EntropyAnswer::Linear& linear : answer.linears) {
+    bytes += static_cast<double>(linear.bytes);
+  }
+  correction_ = 8 * bytes / surveyed_.Bits(log2_delta_);
+  Learn(answer.counts);
+  return CodeAll(AscendDelta(foreseen_, correction_, budget_, log2_delta_));
+}
+
+EntropyOrder EntropyRate::CodeAll(double log2_delta) {
+  step_ = Step::kCode;
+  if (++passes_ > 1) Learn(counts_);
+  log2_delta_ = log2_delta;
+  block_delta_.assign(blocks_, log2_delta);
+  EntropyOrder order{.kind = EntropyOrder::Kind::kCode,
+                     .phase = passes_ == 1 ? "code" : absl::StrCat("code (pass ", passes_, ")"),
+                     .tables = tables_,
+                     .class_shift = class_shift_};
+  for (int64_t block = 0; block < blocks_; ++block) order.blocks.push_back({block, log2_delta});
+  return order;
+}
+
+StatusOr<EntropyOrder> EntropyRate::Coded(const EntropyAnswer& answer) {
+  counts_ = answer.counts;
+  if (passes_ > 2 && coded_step_ != 0) {
+    const double weights = context_.quantized_weights();
+    slope_ = std::clamp((Excess() - coded_excess_) / coded_step_ / weights, -1.2, -0.15) * weights;
+  }
+  // The first pass had the statistics of the survey alone: a second one is always worth it.
+  if (ample_) return passes_ == 1 ? CodeAll(log2_delta_) : Done();
+  return Decide();
+}
+
+StatusOr<EntropyOrder> EntropyRate::Decide() {
+  if (passes_ > 1 && target_.Met()) return Done();
+  if (passes_ == kMaxPasses) {
+    if (target_.Counted() <= target_.bytes()) return Done();
+    return target_.TooSmall(target_.Counted(), "");
+  }
+  coded_excess_ = Excess();
+  coded_step_ = -coded_excess_ / slope_;
+  if (passes_ == 1 || std::abs(coded_step_) > kMaxTrim / 2) {
+    return CodeAll(log2_delta_ + coded_step_);
+  }
+  ++passes_;
+  trim_change_ = std::clamp(kTrimFactor * coded_step_, -kMaxTrim, kMaxTrim);
+  trimmed_ = 0;
+  return TrimNext();
+}
+
+// The next blocks each time.
+EntropyOrder EntropyRate::TrimNext() {
+  step_ = Step::kTrim;
+  const int64_t next = next_trim_++ % blocks_;
+  ++trimmed_;
+  block_delta_[next] += trim_change_;
+  return {.kind = EntropyOrder::Kind::kCode,
+          .phase = absl::StrCat("trim (pass ", passes_, ")"),
+          .blocks = {{next, block_delta_[next]}},
+          .tables = tables_,
+          .class_shift = class_shift_};
+}
+
+StatusOr<EntropyOrder> EntropyRate::Trimmed() {
+  const bool turned = (Excess() > 0) != (trim_change_ > 0);
+  if (!turned && trimmed_ < blocks_ && !target_.Met()) return TrimNext();
+  // What the last blocks leave is less than one block's share: the next trim is finer.
+  return Decide();
+}
+
+EntropyOrder EntropyRate::Done() { return {.kind = EntropyOrder::Kind::kDone}; }
+
+void EntropyRate::Learn(const SymbolCounts& counts) {
+  tables_ = std::make_shared<const EntropyTables>(EntropyTables::Train(counts));
+  std::vector<uint8_t> bytes = tables_->Serialize();
+  const int64_t size = static_cast<int64_t>(bytes.size());
+  context_.writer.Share({{{std::string(kEntropyName), DType::kU8, {size}}, std::move(bytes)}});
+}
+
+double EntropyRate::Excess() const {
+  return 8.0 * static_cast<double>(target_.Counted() - target_.aim());
+}
+
+}  // namespace cvxq
