@@ -64,7 +64,7 @@ std::vector<TensorEntry> PackedWriter::Entries(bool with_packed) const {
     for (const LinearPlan& plan : plans_) {
       entries.push_back({plan.name + std::string(plan.suffix),
                          DType::kU8,
-                         {static_cast<int64_t>(plan.packed.size())}});
+                         {plan.packed_bytes}});
       if (plan.bias.empty()) continue;
       entries.push_back({plan.name + ".bias", DType::kF16, {plan.rows}});
       new_bias.insert(plan.name + ".bias");

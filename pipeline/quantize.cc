@@ -298,8 +298,6 @@ class Quantizer {
 
   StatusOr<QuantizeReport> Publish() {
     CVXQ_RETURN_IF_ERROR(writer_->Write(output_->path()));
-    CVXQ_RETURN_IF_ERROR(CheckInterrupted());
-    CVXQ_RETURN_IF_ERROR(output_->Publish());
 
     QuantizeReport report;
     report.output = options_.output;
@@ -333,6 +331,11 @@ class Quantizer {
     report.peak_memory_bytes = PeakResidentBytes();
     watch_.Lap("write");
     report.seconds = watch_.Finish();
+    if (options_.before_publish) CVXQ_RETURN_IF_ERROR(options_.before_publish(report));
+    CVXQ_RETURN_IF_ERROR(CheckInterrupted());
+    CVXQ_RETURN_IF_ERROR(output_->Publish());
+    watch_.Lap("write");
+    report.seconds = watch_.Finish();
     return report;
   }
 
@@ -340,7 +343,7 @@ class Quantizer {
     return {.name = plan.name,
             .rows = plan.rows,
             .columns = plan.columns,
-            .bits_per_weight = 8.0 * static_cast<double>(plan.packed.size()) /
+            .bits_per_weight = 8.0 * static_cast<double>(plan.packed_bytes) /
                                static_cast<double>(plan.rows * plan.columns),
             .predicted_distortion = plan.distortion,
             .depth_histogram = plan.depth_histogram};
