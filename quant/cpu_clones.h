@@ -3,12 +3,12 @@
 #ifndef CVXQ_QUANT_CPU_CLONES_H_
 #define CVXQ_QUANT_CPU_CLONES_H_
 
-#if defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define CVXQ_THREAD_SANITIZER 1
+#if defined(__SANITIZE_THREAD__)  // g++
+#define CVXQ_THREAD_SANITIZER
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)  // clang++
+#define CVXQ_THREAD_SANITIZER
 #endif
-#elif defined(__SANITIZE_THREAD__)
-#define CVXQ_THREAD_SANITIZER 1
 #endif
 
 // ThreadSanitizer instruments the picker, which the loader runs before there is anything to report
