@@ -104,7 +104,7 @@ RedisConnection::RedisConnection(RedisAddress address, std::string password,
 RedisConnection::~RedisConnection() = default;
 
 StatusOr<RedisReply> RedisConnection::Call(const std::vector<std::string>& command) {
-  int pause_ms = 20;
+  int pause_ms = options_.first_pause_ms;
   for (int attempt = 1;; ++attempt) {
     StatusOr<RedisReply> reply = Exchange(command);
     Status status = reply.status();

@@ -30,7 +30,8 @@ StatusOr<RedisAddress> ParseRedisAddress(const std::string& address);
 struct RedisOptions {
   int connect_timeout_ms = 2000;
   int command_timeout_ms = 5000;  // without a byte sent or received
-  int attempts = 4;               // of one command; pauses of 20, 100, 500 ms between them
+  int attempts = 4;               // of one command
+  int first_pause_ms = 20;        // between them; each later one is five times longer
 };
 
 struct RedisReplyDeleter {

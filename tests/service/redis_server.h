@@ -2,6 +2,7 @@
 #ifndef CVXQ_TESTS_SERVICE_REDIS_SERVER_H_
 #define CVXQ_TESTS_SERVICE_REDIS_SERVER_H_
 
+#include <signal.h>
 #include <sys/types.h>
 
 #include <string>
@@ -24,6 +25,9 @@ class RedisServer {
 
   void Kill();   // kill -9
   void Start();  // again, after Kill; waits until it answers
+  // It takes connections and requests but does nothing until Thaw.
+  void Freeze() { kill(pid_, SIGSTOP); }
+  void Thaw() { kill(pid_, SIGCONT); }
 
   std::string socket_path() const { return folder_ + "/s"; }
   std::string address() const { return "redis+unix://" + socket_path(); }

@@ -177,12 +177,7 @@ void TcpProxy::FromClient(Connection& connection) {
   char bytes[65536];
   const ssize_t n = recv(connection.client, bytes, sizeof(bytes), MSG_DONTWAIT);
   if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
-  if (n <= 0) {
-    if (connection.fault != Fault::kHoldRequest) return Remove(connection);
-    close(connection.client);  // its request waits on
-    connection.client = -1;
-    return;
-  }
+  if (n <= 0) return Remove(connection);
   if (!connection.in_request) {
     connection.in_request = true;
     ++requests_;
@@ -195,7 +190,9 @@ void TcpProxy::FromClient(Connection& connection) {
   }
   if (connection.fault == Fault::kLoseRequest) return Remove(connection);
   if (connection.fault == Fault::kHoldRequest) {
-    connection.held.append(bytes, static_cast<size_t>(n));
+    connection.held.assign(bytes, static_cast<size_t>(n));
+    close(connection.client);
+    connection.client = -1;
     return;
   }
   if (!SendAll(connection.server, bytes, static_cast<size_t>(n))) Remove(connection);
@@ -205,9 +202,7 @@ void TcpProxy::FromServer(Connection& connection) {
   char bytes[65536];
   const ssize_t n = recv(connection.server, bytes, sizeof(bytes), MSG_DONTWAIT);
   if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
-  if (n <= 0 || connection.fault == Fault::kLoseReply || connection.client < 0) {
-    return Remove(connection);
-  }
+  if (n <= 0 || connection.fault == Fault::kLoseReply) return Remove(connection);
   connection.in_request = false;
   if (!SendAll(connection.client, bytes, static_cast<size_t>(n))) Remove(connection);
 }

@@ -28,7 +28,8 @@ class TcpProxy {
     kNone,
     kLoseRequest,  // the connection is cut when the request arrives; the server never sees it
     kLoseReply,    // the server answers, then the connection is cut; the client never sees it
-    kHoldRequest,  // the request waits until Release, even where its client is gone by then
+    kHoldRequest,  // the connection is cut, and what has arrived of the request (all of a short
+                   // one) reaches the server with Release
   };
 
   // Forwards to the socket file `target`, or to the port `target` = "PORT" of the loopback.
