@@ -7,7 +7,7 @@ packages=(
   g++ cmake ninja-build ccache mold pkg-config git python3
   libabsl-dev libdnnl-dev libcli11-dev nlohmann-json3-dev libeigen3-dev zlib1g-dev
   libonig-dev libutf8proc-dev libssl-dev
-  libcurl4-openssl-dev libsqlite3-dev libhiredis-dev prometheus-cpp-dev
+  libcurl4-openssl-dev libpugixml-dev libsqlite3-dev libhiredis-dev prometheus-cpp-dev
   libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc
   libgtest-dev libgmock-dev libbenchmark-dev redis-server
 )
