@@ -3,12 +3,11 @@
 #include <signal.h>
 #include <unistd.h>
 
-#include <atomic>
-
 namespace cvxq {
 namespace {
 
 std::atomic<bool> interrupted = false;
+thread_local const std::atomic<bool>* stop_of_thread = nullptr;
 static_assert(std::atomic<bool>::is_always_lock_free, "a signal handler may not take a lock");
 
 void HandleSignal(int) {
@@ -28,10 +27,21 @@ void InstallInterruptHandler() {
   sigaction(SIGHUP, &action, nullptr);  // the terminal went away
 }
 
-bool Interrupted() { return interrupted.load(std::memory_order_relaxed); }
+bool Interrupted() {
+  return interrupted.load(std::memory_order_relaxed) ||
+         (stop_of_thread != nullptr && stop_of_thread->load(std::memory_order_relaxed));
+}
 
 Status CheckInterrupted() {
   return Interrupted() ? absl::CancelledError("interrupted") : absl::OkStatus();
 }
+
+StopScope::StopScope(const std::atomic<bool>* stop) : outer_(stop_of_thread) {
+  stop_of_thread = stop;
+}
+
+StopScope::~StopScope() { stop_of_thread = outer_; }
+
+const std::atomic<bool>* StopScope::Current() { return stop_of_thread; }
 
 }  // namespace cvxq

@@ -182,6 +182,15 @@ struct Progress::State {
     }
   }
 
+  void Tell(ProgressUpdate::Kind kind, std::string_view note = {}) const {
+    if (!options.listener) return;
+    if (kind == ProgressUpdate::Kind::kNote) {
+      options.listener({.kind = kind, .note = note});
+    } else {
+      options.listener({kind, name, unit, note, count, total});
+    }
+  }
+
   void Beat() {
     std::unique_lock lock(mutex);
     while (!stop) {
@@ -224,12 +233,14 @@ Progress::Phase Progress::Start(std::string name, int64_t total, std::string uni
   s.running = true;
   s.start = s.last_output = s.options.clock();
   if (s.options.mode == ProgressMode::kBar) s.DrawBar(s.start);
+  s.Tell(ProgressUpdate::Kind::kStart);
   return Phase(this, ++s.id);
 }
 
 void Progress::Note(std::string_view line) {
   State& s = *state_;
   std::lock_guard lock(s.mutex);
+  s.Tell(ProgressUpdate::Kind::kNote, line);
   if (s.options.mode == ProgressMode::kQuiet) return;
   const bool redraw = s.drawn;
   std::string text = absl::StrCat(s.ClearPrefix(), std::string(line), "\n");
@@ -257,6 +268,7 @@ void Progress::Phase::Advance(int64_t count) {
   if (!s.running || s.id != id_) return;
   s.count += count;
   s.Update();
+  s.Tell(ProgressUpdate::Kind::kAdvance);
 }
 
 void Progress::Phase::Done(std::string_view note) {
@@ -265,6 +277,7 @@ void Progress::Phase::Done(std::string_view note) {
   std::lock_guard lock(s.mutex);
   if (!s.running || s.id != id_) return;
   s.running = false;
+  s.Tell(ProgressUpdate::Kind::kDone, note);
   if (s.options.mode == ProgressMode::kQuiet) return;
   std::string line = absl::StrCat(s.ClearPrefix(), s.Title());
   if (s.count > 0) {

@@ -26,6 +26,15 @@ enum class ProgressMode { kQuiet, kLines, kBar };
 // kQuiet if asked for; kBar if standard error is a terminal that can redraw a line; else kLines.
 ProgressMode ChooseProgressMode(bool quiet);
 
+// What a listener is told. The views hold during the call only.
+struct ProgressUpdate {
+  enum class Kind { kStart, kAdvance, kDone, kNote };
+  Kind kind = Kind::kStart;
+  std::string_view phase, unit;  // of the running phase; kNote: empty
+  std::string_view note;         // of kDone and kNote
+  int64_t count = 0, total = 0;  // total 0: unknown
+};
+
 // What Progress takes from the world outside; tests put their own in.
 struct ProgressOptions {
   ProgressMode mode = ProgressMode::kQuiet;
@@ -34,6 +43,9 @@ struct ProgressOptions {
   std::function<int()> width;                  // columns; default: the terminal's, 80 if unknown
   bool unicode = true;                         // bar of box characters, otherwise of '#' and '-'
   bool heartbeat = false;  // a thread redraws the bar each second, so that its time runs on
+  // Told of everything, whatever the mode, from the thread that did it, one call at a time: must be
+  // quick and may not call back.
+  std::function<void(const ProgressUpdate&)> listener;
 };
 
 // All members of Progress and Phase may be called from any thread. One phase runs at a time:

@@ -9,6 +9,8 @@
 #include <thread>
 #include <vector>
 
+#include "base/interrupt.h"
+
 namespace cvxq {
 namespace {
 
@@ -37,7 +39,12 @@ struct ThreadPool::State {
 
 ThreadPool::ThreadPool(int threads)
     : threads_(std::max(1, threads)), state_(std::make_unique<State>()) {
-  for (int i = 1; i < threads_; ++i) state_->helpers.emplace_back([this] { Work(); });
+  for (int i = 1; i < threads_; ++i) {
+    state_->helpers.emplace_back([this, stop = StopScope::Current()] {
+      const StopScope scope(stop);
+      Work();
+    });
+  }
 }
 
 ThreadPool::~ThreadPool() {

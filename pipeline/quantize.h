@@ -9,6 +9,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -22,6 +23,8 @@
 #include "quant/feedback.h"
 
 namespace cvxq {
+
+struct QuantizeReport;
 
 enum class CodecKind : uint8_t { kCompanded, kLloyd, kEntropy, kRtn, kGptq, kAwq, kOwq };
 enum class ComputeKind : uint8_t { kAuto, kF32, kBF16 };  // kAuto: BF16 where it is fast and exact
@@ -52,6 +55,10 @@ struct QuantizeOptions {
   ComputeKind compute = ComputeKind::kAuto;
   int threads = 0;                // 0: all that this process may use
   std::optional<int64_t> memory;  // bytes for what may else be spilled or streamed
+
+  // Called once the output is complete and before it appears under its name, with the whole report
+  // (but for the time that appearing takes). An error is returned by Quantize, and nothing appears.
+  std::function<Status(const QuantizeReport&)> before_publish;
 };
 
 struct LayerReport {
