@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <functional>
 #include <thread>
 
 #include "tests/service/store_backends.h"
@@ -16,6 +17,7 @@ namespace {
 
 // What the disk does to this process from now on; see the two functions below.
 std::atomic<bool> disk_full = false, flush_fails = false;
+std::atomic<int> flushes = 0;
 
 }  // namespace
 
@@ -33,6 +35,7 @@ extern "C" int fdatasync(int file) {
     errno = EIO;
     return -1;
   }
+  ++flushes;
   return static_cast<int>(syscall(SYS_fdatasync, file));
 }
 
@@ -152,6 +155,22 @@ TEST_F(SqliteStoreTest, AHoleInALogIsDataLoss) {
   const std::unique_ptr<StateStore> store = Open();
   ExpectError(store->Read("log", 0, 10).status(), StatusCode::kDataLoss, "\"log\"");
   ExpectError(store->Append(epoch_, "log", 0, {"x"}).status(), StatusCode::kDataLoss, "\"log\"");
+}
+
+TEST_F(SqliteStoreTest, EveryWriteIsFlushed) {
+  const std::unique_ptr<StateStore> store = OpenWithLog();
+  int64_t last = 1;
+  const std::vector<std::function<bool()>> writes = {
+      [&] { return (epoch_ = *store->ClaimEpoch("test")) > 0; },
+      [&] { return store->CreateLog(epoch_, "log2", "", "", {"a"}).ok(); },
+      [&] { return (last = *store->Append(epoch_, "log", last, {"b"})) == 2; },
+      [&] { return store->Compact(epoch_, "log", last, "ab").ok(); },
+      [&] { return store->DeleteLog(epoch_, "log2").ok(); }};
+  for (const std::function<bool()>& write : writes) {
+    const int before = flushes;
+    EXPECT_TRUE(write());
+    EXPECT_GT(flushes, before);
+  }
 }
 
 TEST_F(SqliteStoreTest, AFailedFlushStopsTheStore) {
