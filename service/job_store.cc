@@ -1,0 +1,336 @@
+#include "service/job_store.h"
+
+#include <algorithm>
+
+#include "absl/time/clock.h"
+#include "service/errors.h"
+#include "service/timestamps.h"
+
+namespace cvxq {
+namespace {
+
+constexpr char kLogPrefix[] = "projects/";
+
+Status NotFound(const std::string& name) {
+  return ServiceError(absl::StatusCode::kNotFound, reason::kJobNotFound,
+                      absl::StrCat("there is no job ", name));
+}
+
+StatusOr<v1::JobRecord> Parse(const std::string& name, const LogRecord& stored) {
+  v1::JobRecord record;
+  if (record.ParseFromString(stored.bytes)) return record;
+  return absl::DataLossError(absl::StrCat("record ", stored.revision, " of ", name, " is damaged"));
+}
+
+std::vector<std::string> Serialize(const std::vector<v1::JobRecord>& records) {
+  std::vector<std::string> result;
+  for (const v1::JobRecord& record : records) result.push_back(record.SerializeAsString());
+  return result;
+}
+
+}  // namespace
+
+struct JobStore::Entry {
+  std::string name;
+  std::mutex write;            // one writer at a time; held while the state store works
+  int64_t first_revision = 1;  // of the log; guarded by `write`
+  bool deleted = false;        // guarded by `write`
+
+  mutable std::mutex read;  // guards the rest; never held while anything waits
+  std::shared_ptr<const Job> job;
+  std::vector<std::shared_ptr<WatchQueue>> watches;
+
+  std::shared_ptr<const Job> Current() const {
+    std::lock_guard lock(read);
+    return job;
+  }
+};
+
+StatusOr<std::unique_ptr<JobStore>> JobStore::Open(StateStore& store, JobStoreOptions options) {
+  std::unique_ptr<JobStore> jobs(new JobStore(store, std::move(options)));
+  CVXQ_ASSIGN_OR_RETURN(jobs->epoch_, store.ClaimEpoch(jobs->options_.owner));
+  std::string after;
+  for (;;) {
+    CVXQ_ASSIGN_OR_RETURN(const std::vector<std::string> names,
+                          store.ListLogs(kLogPrefix, after, 1000));
+    if (names.empty()) return jobs;
+    after = names.back();
+    for (const std::string& name : names) {
+      StatusOr<EntryPtr> entry = jobs->Load(name);
+      if (entry.ok()) {
+        jobs->jobs_[name] = *std::move(entry);
+      } else if (absl::IsDataLoss(entry.status())) {
+        jobs->damaged_[name] = entry.status();
+      } else {
+        return entry.status();
+      }
+    }
+  }
+}
+
+StatusOr<JobStore::EntryPtr> JobStore::Load(const std::string& name) {
+  auto entry = std::make_shared<Entry>();
+  entry->name = name;
+  Job job;
+  for (;;) {
+    CVXQ_ASSIGN_OR_RETURN(const std::vector<LogRecord> records,
+                          store_.Read(name, job.revision(), kMostRecords));
+    if (records.empty()) break;
+    if (job.revision() == 0) entry->first_revision = records[0].revision;
+    for (const LogRecord& stored : records) {
+      CVXQ_ASSIGN_OR_RETURN(const v1::JobRecord record, Parse(name, stored));
+      CVXQ_RETURN_IF_ERROR(Fold(record, stored.revision, job));
+    }
+  }
+  if (job.name() != name) {
+    return absl::DataLossError(absl::StrCat("the log ", name, " tells of ", job.name()));
+  }
+  entry->job = std::make_shared<const Job>(std::move(job));
+  return entry;
+}
+
+// What the state store says, as clients are told; notes the loss of the epoch.
+Status JobStore::StoreError(const Status& status) {
+  if (absl::IsFailedPrecondition(status)) {
+    lost_ = true;
+    return ServiceError(absl::StatusCode::kUnavailable, reason::kNotLeader,
+                        "another coordinator has taken over; ask that one");
+  }
+  if (absl::IsUnavailable(status) || absl::IsResourceExhausted(status)) {
+    return ServiceError(absl::StatusCode::kUnavailable, reason::kStoreUnavailable,
+                        std::string(status.message()));
+  }
+  return status;
+}
+
+Status JobStore::CheckEpoch() {
+  if (!lost_) {
+    CVXQ_ASSIGN_OR_RETURN(const int64_t newest, store_.CurrentEpoch());
+    if (newest != epoch_) lost_ = true;
+  }
+  return lost_ ? StoreError(absl::FailedPreconditionError("")) : absl::OkStatus();
+}
+
+StatusOr<JobStore::EntryPtr> JobStore::Find(const std::string& name) const {
+  {
+    std::lock_guard lock(mutex_);
+    if (const auto found = jobs_.find(name); found != jobs_.end()) return found->second;
+  }
+  if (const auto found = damaged_.find(name); found != damaged_.end()) {
+    return ServiceError(absl::StatusCode::kDataLoss, reason::kJobDamaged,
+                        std::string(found->second.message()));
+  }
+  return NotFound(name);
+}
+
+StatusOr<CreatedJob> JobStore::Create(const Job& job, const std::string& request_id,
+                                      const std::string& digest) {
+  const JobStep step = CreateJob(job, options_.clock());
+  std::lock_guard creation(create_mutex_);
+  const StatusOr<CreatedLog> log =
+      store_.CreateLog(epoch_, job.name(), request_id, digest, Serialize(step.records));
+  if (absl::IsAlreadyExists(log.status())) {
+    return ServiceError(absl::StatusCode::kAlreadyExists, reason::kJobExists,
+                        absl::StrCat("the job ", job.name(), " exists; choose another id"));
+  }
+  if (!log.ok()) return StoreError(log.status());
+  if (!log->created && log->request_digest != digest) {
+    return ServiceError(
+        absl::StatusCode::kInvalidArgument, reason::kRequestIdReused,
+        absl::StrCat("the request id was used for ", log->name, " with another request"));
+  }
+  if (!log->created) {
+    if (const StatusOr<EntryPtr> known = Find(log->name); known.ok()) {
+      return CreatedJob{.job = (*known)->Current()};
+    }
+    // It was made by a call whose outcome this process never learnt: it is new here.
+  }
+  EntryPtr entry;
+  if (log->created) {
+    entry = std::make_shared<Entry>();
+    entry->name = job.name();
+    entry->job = std::make_shared<const Job>(step.job);
+  } else {
+    CVXQ_ASSIGN_OR_RETURN(entry, Load(log->name));
+  }
+  std::lock_guard lock(mutex_);
+  jobs_[log->name] = entry;
+  return CreatedJob{.job = entry->job, .created = log->created, .actions = step.actions};
+}
+
+StatusOr<std::shared_ptr<const Job>> JobStore::Get(const std::string& name) const {
+  CVXQ_ASSIGN_OR_RETURN(const EntryPtr entry, Find(name));
+  return entry->Current();
+}
+
+JobPage JobStore::List(const std::string& prefix, const std::string& after, size_t limit,
+                       const std::function<bool(const Job&)>& matches) const {
+  JobPage page;
+  std::lock_guard lock(mutex_);
+  for (auto it = jobs_.upper_bound(prefix + after);
+       it != jobs_.end() && it->first.starts_with(prefix); ++it) {
+    std::shared_ptr<const Job> job = it->second->Current();
+    if (!matches(*job)) continue;
+    if (page.jobs.size() == limit) {
+      page.next_after = page.jobs.back()->name().substr(prefix.size());
+      break;
+    }
+    page.jobs.push_back(std::move(job));
+  }
+  return page;
+}
+
+std::map<Job::State, int64_t> JobStore::CountByState() const {
+  std::map<Job::State, int64_t> counts;
+  std::lock_guard lock(mutex_);
+  for (const auto& [name, entry] : jobs_) ++counts[entry->Current()->state()];
+  return counts;
+}
+
+StatusOr<JobStep> JobStore::Apply(const std::string& name, const JobInput& input) {
+  CVXQ_ASSIGN_OR_RETURN(const EntryPtr entry, Find(name));
+  std::lock_guard writing(entry->write);
+  for (;;) {
+    if (entry->deleted) return NotFound(name);
+    const std::shared_ptr<const Job> job = entry->Current();
+    CVXQ_ASSIGN_OR_RETURN(JobStep step, Step(*job, input, options_.clock()));
+    if (step.records.empty()) return step;
+    const StatusOr<int64_t> last =
+        store_.Append(epoch_, name, job->revision(), Serialize(step.records));
+    if (absl::IsAborted(last.status())) {
+      CVXQ_RETURN_IF_ERROR(CatchUp(*entry));
+      continue;
+    }
+    if (!last.ok()) return StoreError(last.status());
+    Publish(*entry, step.records);
+    CompactIfLong(*entry);
+    return step;
+  }
+}
+
+// Folds what the log has beyond memory: writes whose reply was lost. Called under `write`.
+Status JobStore::CatchUp(Entry& entry) {
+  const int64_t known = entry.Current()->revision();
+  const StatusOr<std::vector<LogRecord>> records = store_.Read(entry.name, known, kMostRecords);
+  if (!records.ok()) return StoreError(records.status());
+  if (records->empty()) {
+    return ServiceError(absl::StatusCode::kUnavailable, reason::kStoreUnavailable,
+                        absl::StrCat("the store refuses to append to ", entry.name, " after ",
+                                     known, " and has nothing after it"));
+  }
+  std::vector<v1::JobRecord> parsed;
+  for (const LogRecord& stored : *records) {
+    CVXQ_ASSIGN_OR_RETURN(parsed.emplace_back(), Parse(entry.name, stored));
+  }
+  Publish(entry, parsed);
+  return absl::OkStatus();
+}
+
+// Takes records that the log has into memory and tells all watchers. Called under `write`.
+void JobStore::Publish(Entry& entry, const std::vector<v1::JobRecord>& records) {
+  Job job = *entry.Current();
+  std::vector<std::shared_ptr<const v1::JobEvent>> events;
+  for (const v1::JobRecord& record : records) {
+    if (!Fold(record, job.revision() + 1, job).ok()) break;  // the next append finds out
+    events.push_back(std::make_shared<const v1::JobEvent>(EventOf(record, job)));
+  }
+  std::lock_guard lock(entry.read);
+  entry.job = std::make_shared<const Job>(std::move(job));
+  for (const auto& event : events) {
+    for (const auto& watch : entry.watches) watch->Push(event);
+  }
+}
+
+// Bounds the log. Failing here fails nothing: the next step tries again. Called under `write`.
+void JobStore::CompactIfLong(Entry& entry) {
+  const int64_t last = entry.Current()->revision();
+  if (last - entry.first_revision < options_.most_records) return;
+  const int64_t through = last - options_.kept_records;
+  Job job;
+  while (job.revision() < through) {
+    const auto records =
+        store_.Read(entry.name, job.revision(),
+                    std::min(kMostRecords, std::max<int64_t>(1, through - job.revision())));
+    if (!records.ok() || records->empty()) return;
+    for (const LogRecord& stored : *records) {
+      if (stored.revision > through) break;
+      const auto record = Parse(entry.name, stored);
+      if (!record.ok() || !Fold(*record, stored.revision, job).ok()) return;
+    }
+  }
+  v1::JobRecord snapshot;
+  *snapshot.mutable_time() = job.update_time();
+  *snapshot.mutable_snapshot()->mutable_job() = job;
+  if (store_.Compact(epoch_, entry.name, through, snapshot.SerializeAsString()).ok()) {
+    entry.first_revision = through;
+  }
+}
+
+Status JobStore::Delete(const std::string& name, const std::string& etag) {
+  CVXQ_ASSIGN_OR_RETURN(const EntryPtr entry, Find(name));
+  std::lock_guard writing(entry->write);
+  if (entry->deleted) return NotFound(name);
+  const std::shared_ptr<const Job> job = entry->Current();
+  if (!etag.empty() && etag != job->etag()) {
+    return ServiceError(absl::StatusCode::kAborted, reason::kJobChanged,
+                        absl::StrCat(name, " has changed: its etag is ", job->etag()));
+  }
+  if (!IsTerminal(job->state())) {
+    return ServiceError(absl::StatusCode::kFailedPrecondition, reason::kJobNotEnded,
+                        absl::StrCat(name, " is ", Job::State_Name(job->state()),
+                                     "; cancel it first, and delete it when it has ended"));
+  }
+  if (const Status status = store_.DeleteLog(epoch_, name); !status.ok()) return StoreError(status);
+  entry->deleted = true;
+  {
+    std::lock_guard lock(entry->read);
+    for (const auto& watch : entry->watches) watch->Close(NotFound(name));
+  }
+  std::lock_guard lock(mutex_);
+  jobs_.erase(name);
+  return absl::OkStatus();
+}
+
+StatusOr<std::unique_ptr<JobWatch>> JobStore::Watch(const std::string& name,
+                                                    int64_t after_revision) {
+  CVXQ_ASSIGN_OR_RETURN(const EntryPtr entry, Find(name));
+  if (after_revision > entry->Current()->revision()) {
+    return ServiceError(absl::StatusCode::kOutOfRange, reason::kRevisionUnknown,
+                        absl::StrCat(name, " has no revision ", after_revision,
+                                     " yet; the last is ", entry->Current()->revision()));
+  }
+  auto queue = std::make_shared<WatchQueue>(options_.watch_queue);
+  const auto join = [this, entry, queue]() -> StatusOr<int64_t> {
+    std::lock_guard lock(entry->read);
+    queue->Restart();
+    auto& watches = entry->watches;
+    if (std::find(watches.begin(), watches.end(), queue) == watches.end()) {
+      watches.push_back(queue);
+    }
+    if (closed_) {
+      queue->Close(ServiceError(absl::StatusCode::kUnavailable, reason::kShuttingDown,
+                                "the coordinator is shutting down; watch again from the last "
+                                "revision that came"));
+    }
+    return entry->job->revision();
+  };
+  const auto leave = [entry, queue] {
+    std::lock_guard lock(entry->read);
+    std::erase(entry->watches, queue);
+  };
+  return std::make_unique<JobWatch>(store_, name, after_revision, queue, join, leave);
+}
+
+void JobStore::CloseWatches() {
+  closed_ = true;
+  const Status why =
+      ServiceError(absl::StatusCode::kUnavailable, reason::kShuttingDown,
+                   "the coordinator is shutting down; watch again from the last revision");
+  std::lock_guard lock(mutex_);
+  for (const auto& [name, entry] : jobs_) {
+    std::lock_guard reading(entry->read);
+    for (const auto& watch : entry->watches) watch->Close(why);
+  }
+}
+
+}  // namespace cvxq

@@ -1,0 +1,17 @@
+// Notices that a model folder changes while it is worked on.
+#ifndef CVXQ_SERVICE_SOURCE_FINGERPRINT_H_
+#define CVXQ_SERVICE_SOURCE_FINGERPRINT_H_
+
+#include <string>
+
+#include "base/status.h"
+
+namespace cvxq {
+
+// A string that differs when a file of the folder (not of folders in it) comes, goes, or is written
+// to: by names, sizes and times of change, no byte is read. kNotFound, kPermissionDenied.
+StatusOr<std::string> SourceFingerprint(const std::string& folder);
+
+}  // namespace cvxq
+
+#endif  // CVXQ_SERVICE_SOURCE_FINGERPRINT_H_
