@@ -8,15 +8,16 @@
 namespace cvxq::redis_scripts {
 
 // Of all writes: KEYS epochs, done, logs, requests, log, records (as far as a script needs them);
-// ARGV sequence, epoch, then as written below. Answers FENCED newest, MISSING, LOST (the list of
-// records does not fit its log), STALE (a newer write of the same client has been done), or
-
-extern const std::string kClaim;  // epoch: the least to give; owner. OK epoch
-extern const std::string
-    kCreate;  // name, request, digest, records... OK | KNOWN name digest | EXISTS
-extern const std::string kAppend;   // after, records...                 OK last | MOVED last
-extern const std::string kCompact;  // through, snapshot                 OK | BEYOND last
-extern const std::string kDelete;   // name                              OK
+// ARGV sequence, epoch, then as written below (of kClaim the epoch is the least to give). Answers
+// FENCED newest, MISSING, LOST (the list of records does not fit its log), STALE (a newer write of
+// the same client has been done), or
+//
+//   kClaim    owner                               OK epoch
+//   kCreate   name, request, digest, records...   OK | KNOWN name digest | EXISTS
+//   kAppend   after, records...                   OK last | MOVED last
+//   kCompact  through, snapshot                   OK | BEYOND last
+//   kDelete   name                                OK
+extern const std::string kClaim, kCreate, kAppend, kCompact, kDelete;
 
 // KEYS log, records; ARGV after, limit.
 // OK revision-of-the-first records | COMPACTED first | BEYOND last | MISSING | LOST
