@@ -81,6 +81,11 @@ class QuantizeCommand : public Command {
         ->add_option("--shrinkage", options_.shrinkage,
                      "Of output curvature towards its mean, 0 to 1 (entropy, and --feedback two)")
         ->capture_default_str();
+    command
+        ->add_option("--tune", options_.tune,
+                     "Epochs of fitting norms and biases to the coded matrices")
+        ->capture_default_str()
+        ->check(NotNegative());
     Choice<ComputeKind>(
         command, "--compute", options_.compute,
         {{"auto", ComputeKind::kAuto}, {"fp32", ComputeKind::kF32}, {"bf16", ComputeKind::kBF16}},

@@ -56,15 +56,25 @@ PackedWriter::PackedWriter(const Checkpoint& checkpoint, nlohmann::json config,
   }
 }
 
+void PackedWriter::Replace(const TensorEntry& entry, const std::vector<float>& values) {
+  SharedTensor& tensor = replaced_[entry.name];
+  tensor.entry = entry;
+  tensor.bytes.clear();
+  for (const float value : values) {
+    const uint16_t half = entry.dtype == DType::kF16 ? FloatToF16(value) : FloatToBF16(value);
+    const auto bytes = entry.dtype == DType::kF32 ? std::as_bytes(std::span(&value, 1))
+                                                  : std::as_bytes(std::span(&half, 1));
+    for (const std::byte byte : bytes) tensor.bytes.push_back(static_cast<uint8_t>(byte));
+  }
+}
+
 std::vector<TensorEntry> PackedWriter::Entries(bool with_packed) const {
   std::set<std::string> new_bias;
   std::vector<TensorEntry> entries;
   if (with_packed) {
     for (const SharedTensor& shared : shared_) entries.push_back(shared.entry);
     for (const LinearPlan& plan : plans_) {
-      entries.push_back({plan.name + std::string(plan.suffix),
-                         DType::kU8,
-                         {plan.packed_bytes}});
+      entries.push_back({plan.name + std::string(plan.suffix), DType::kU8, {plan.packed_bytes}});
       if (plan.bias.empty()) continue;
       entries.push_back({plan.name + ".bias", DType::kF16, {plan.rows}});
       new_bias.insert(plan.name + ".bias");
@@ -72,6 +82,10 @@ std::vector<TensorEntry> PackedWriter::Entries(bool with_packed) const {
   }
   for (const std::string& name : dense_) {
     if (new_bias.contains(name)) continue;
+    if (const auto found = replaced_.find(name); with_packed && found != replaced_.end()) {
+      entries.push_back(found->second.entry);
+      continue;
+    }
     const HostTensor* tensor = checkpoint_.Find(name);
     entries.push_back({name, tensor->dtype, tensor->shape});
   }
@@ -85,6 +99,9 @@ std::map<std::string, std::string> PackedWriter::Metadata(bool with_packed) cons
   if (!with_packed) return metadata;
   for (const SharedTensor& shared : shared_) {
     metadata[ChecksumKey(shared.entry.name)] = ChecksumValue(Bytes(shared.bytes));
+  }
+  for (const auto& [name, tensor] : replaced_) {
+    metadata[ChecksumKey(name)] = ChecksumValue(Bytes(tensor.bytes));
   }
   for (const LinearPlan& plan : plans_) {
     if (!plan.bias.empty()) {
@@ -124,6 +141,10 @@ Status PackedWriter::Write(const std::string& folder) const {
   }
   for (const std::string& name : dense_) {
     if (new_bias.contains(name)) continue;
+    if (const auto found = replaced_.find(name); found != replaced_.end()) {
+      CVXQ_RETURN_IF_ERROR(writer->Append(Bytes(found->second.bytes)));
+      continue;
+    }
     const HostTensor* tensor = checkpoint_.Find(name);
     CVXQ_RETURN_IF_ERROR(writer->Append({tensor->data, static_cast<size_t>(tensor->bytes())}));
     checkpoint_.Release(name);

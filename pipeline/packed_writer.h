@@ -17,7 +17,8 @@
 
 namespace cvxq {
 
-// A tensor that all linears share: level tables, symbol statistics.
+// A tensor with its bytes: one that all linears share (level tables, symbol statistics), or one of
+// the checkpoint's with other values.
 struct SharedTensor {
   TensorEntry entry;
   std::vector<uint8_t> bytes;
@@ -34,6 +35,10 @@ class PackedWriter {
 
   // Replaces the shared tensors.
   void Share(std::vector<SharedTensor> shared) { shared_ = std::move(shared); }
+
+  // Writes these values in place of the checkpoint's tensor of the same name, as entry.dtype (a
+  // float type). Not for the biases of plans.
+  void Replace(const TensorEntry& entry, const std::vector<float>& values);
 
   // Bytes of the whole output folder, exactly, for the plans' present `packed` and `bias`.
   int64_t OutputBytes() const;
@@ -55,6 +60,7 @@ class PackedWriter {
   const std::vector<LinearPlan>& plans_;
   std::vector<std::string> dense_;                // names of the tensors that are copied
   std::map<std::string, std::string> checksums_;  // theirs
+  std::map<std::string, SharedTensor> replaced_;  // those of them that have other values
   std::vector<std::string> other_files_;          // of the checkpoint's folder that are copied
 };
 

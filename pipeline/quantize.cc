@@ -17,6 +17,7 @@
 #include "pipeline/output_guard.h"
 #include "pipeline/packed_writer.h"
 #include "pipeline/quantized_overlay.h"
+#include "pipeline/tune.h"
 #include "storage/files.h"
 #include "storage/spill_store.h"
 
@@ -59,6 +60,7 @@ class Quantizer {
       if (iteration == 0) CVXQ_RETURN_IF_ERROR(Moments());
       CVXQ_RETURN_IF_ERROR(coder_->Code(*context_));
     }
+    CVXQ_RETURN_IF_ERROR(Tune());
     return Publish();
   }
 
@@ -83,6 +85,10 @@ class Quantizer {
     CVXQ_RETURN_IF_ERROR(at_least_one("--grad-samples", options_.grad_samples.value_or(1)));
     CVXQ_RETURN_IF_ERROR(at_least_one("--iterations", options_.iterations));
     CVXQ_RETURN_IF_ERROR(at_least_one("--group-rows", options_.group_rows.value_or(1)));
+    if (options_.tune < 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--tune must be at least 0, not ", options_.tune));
+    }
     if (options_.threads < 0) return at_least_one("--threads", options_.threads);
     if (options_.calibration.seq_len < 2) {
       return absl::InvalidArgumentError("--seq-len must be at least 2");
@@ -153,11 +159,10 @@ class Quantizer {
   }
 
   Status Gradients(int64_t iteration) {
-    std::unique_ptr<QuantizedOverlay> overlay;
+    std::optional<QuantizedOverlay> overlay;
     const WeightSource* weights = files_.weights.get();
     if (iteration > 0) {
-      CVXQ_ASSIGN_OR_RETURN(overlay, QuantizedOverlay::Make(*files_.weights, plans_, *coder_));
-      weights = overlay.get();
+      weights = &overlay.emplace(*files_.weights, plans_, *coder_);
     } else {
       writer_ = std::make_unique<PackedWriter>(*files_.checkpoint, PackedConfig(), plans_);
       context_.emplace(CodingContext{options_, *files_.checkpoint, files_.spec, gradients_, inputs_,
@@ -273,6 +278,24 @@ class Quantizer {
     return absl::OkStatus();
   }
 
+  Status Tune() {
+    if (options_.tune == 0) return absl::OkStatus();
+    CVXQ_RETURN_IF_ERROR(TuneParameters({.epochs = options_.tune,
+                                         .seed = options_.calibration.seed,
+                                         .spec = files_.spec,
+                                         .original = *files_.weights,
+                                         .calibration = calibration_,
+                                         .coder = *coder_,
+                                         .memory = ModelMemory(),
+                                         .backend = *backend_,
+                                         .store = *store_,
+                                         .progress = progress_,
+                                         .plans = plans_,
+                                         .writer = *writer_}));
+    watch_.Lap("tune");
+    return absl::OkStatus();
+  }
+
   int64_t QuantizedWeights() const { return files_.spec.quantized_parameters(); }
 
   nlohmann::json PackedConfig() const {
@@ -327,6 +350,7 @@ class Quantizer {
     report.zero_fraction = zeros / weights;
     report.log2_lambda = coder_->log2_lambda();
     report.iterations = options_.iterations;
+    report.tune_epochs = options_.tune;
     report.coding_passes = coder_->passes();
     report.peak_memory_bytes = PeakResidentBytes();
     watch_.Lap("write");

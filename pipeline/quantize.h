@@ -1,8 +1,9 @@
 // Quantising a model on one machine, end to end: checkpoint folder in, packed folder out.
 //
-//   open -> calibration -> gradients -> groups -> input moments -> (allocate -> code)* -> write
+//   open -> calibration -> gradients -> groups -> input moments -> (allocate -> code)*
+//   -> tune, if asked for -> write
 //
-// The loop at the end runs until the bytes of the output meet the target: side information is known
+// The loop runs until the bytes of the output meet the target: side information is known
 // only after coding.
 #ifndef CVXQ_PIPELINE_QUANTIZE_H_
 #define CVXQ_PIPELINE_QUANTIZE_H_
@@ -52,6 +53,8 @@ struct QuantizeOptions {
   double damping = 0.01;              // of H_I, as a share of the mean of its diagonal
   double shrinkage = 0.1;             // of H_O towards that mean
 
+  int64_t tune = 0;  // epochs of tuning what stays unquantised, after coding
+
   ComputeKind compute = ComputeKind::kAuto;
   int threads = 0;                // 0: all that this process may use
   std::optional<int64_t> memory;  // bytes for what may else be spilled or streamed
@@ -74,7 +77,7 @@ struct QuantizeReport {
   double bits_per_weight = 0, nominal_bits_per_weight = 0, file_bits = 0;
   int64_t file_bytes = 0;  // of the output folder
   double log2_lambda = 0, zero_fraction = 0;
-  int64_t iterations = 0, coding_passes = 0;
+  int64_t iterations = 0, coding_passes = 0, tune_epochs = 0;
   std::vector<std::pair<std::string, double>> seconds;  // by phase, then "total"
   int64_t peak_memory_bytes = 0;
   std::map<std::string, std::string> sha256;  // by file

@@ -15,7 +15,8 @@ nlohmann::ordered_json QuantizeReport::ToJson() const {
                                  {"log2_lambda", log2_lambda},
                                  {"zero_fraction", zero_fraction},
                                  {"iterations", iterations},
-                                 {"coding_passes", coding_passes}};
+                                 {"coding_passes", coding_passes},
+                                 {"tune_epochs", tune_epochs}};
   for (const auto& [phase, time] : seconds) json["seconds"][phase] = time;
   json["peak_memory_bytes"] = peak_memory_bytes;
   json["backend"] = backend;

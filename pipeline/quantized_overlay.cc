@@ -1,23 +1,41 @@
 #include "pipeline/quantized_overlay.h"
 
 namespace cvxq {
+namespace {
 
-StatusOr<std::unique_ptr<QuantizedOverlay>> QuantizedOverlay::Make(
-    const WeightSource& original, const std::vector<LinearPlan>& plans, const ModelCoder& coder) {
-  std::unique_ptr<QuantizedOverlay> overlay(new QuantizedOverlay(original));
+HostTensor Floats(const std::vector<float>& values, Shape shape) {
+  return {DType::kF32, std::move(shape), reinterpret_cast<const std::byte*>(values.data())};
+}
+
+}  // namespace
+
+QuantizedOverlay::QuantizedOverlay(const WeightSource& original,
+                                   const std::vector<LinearPlan>& plans, const ModelCoder& coder)
+    : original_(original), coder_(coder) {
   for (const LinearPlan& plan : plans) {
-    CVXQ_ASSIGN_OR_RETURN(std::vector<float> w, coder.Decoded(plan));
-    overlay->replaced_[plan.name + ".weight"] = {{plan.rows, plan.columns}, std::move(w)};
-    if (!plan.bias.empty()) overlay->replaced_[plan.name + ".bias"] = {{plan.rows}, plan.bias};
+    weights_[plan.name + ".weight"] = &plan;
+    if (!plan.bias.empty()) biases_[plan.name + ".bias"] = &plan;
   }
-  return overlay;
 }
 
 HostTensor QuantizedOverlay::Dense(const std::string& name) const {
-  const auto found = replaced_.find(name);
-  if (found == replaced_.end()) return original_.Dense(name);
-  return {DType::kF32, found->second.shape,
-          reinterpret_cast<const std::byte*>(found->second.values.data())};
+  if (const auto bias = biases_.find(name); bias != biases_.end()) {
+    return Floats(bias->second->bias, {bias->second->rows});
+  }
+  const auto weight = weights_.find(name);
+  if (weight == weights_.end()) return original_.Dense(name);
+  std::vector<float>& values = decoded_[name];
+  if (values.empty()) {
+    StatusOr<std::vector<float>> decoded = coder_.Decoded(*weight->second);
+    if (!decoded.ok()) return HostTensor{};  // the model will miss it
+    values = *std::move(decoded);
+  }
+  return Floats(values, {weight->second->rows, weight->second->columns});
+}
+
+void QuantizedOverlay::Release(const std::string& name) const {
+  decoded_.erase(name);
+  original_.Release(name);
 }
 
 }  // namespace cvxq

@@ -1,10 +1,9 @@
 // A checkpoint whose linears are replaced by their quantised values: what later iterations of the
-// papers' method take their gradients on.
+// papers' method take their gradients on, and what is tuned after coding.
 #ifndef CVXQ_PIPELINE_QUANTIZED_OVERLAY_H_
 #define CVXQ_PIPELINE_QUANTIZED_OVERLAY_H_
 
 #include <map>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -14,27 +13,25 @@
 
 namespace cvxq {
 
+// A matrix is decoded when it is asked for, and let go by Release: what one model keeps resident
+// stays, the rest comes and goes. So one model at a time reads from it. All arguments outlive it.
 class QuantizedOverlay : public WeightSource {
  public:
-  // Decodes the plans as `coder` coded them; new biases are laid over as well.
-  static StatusOr<std::unique_ptr<QuantizedOverlay>> Make(const WeightSource& original,
-                                                          const std::vector<LinearPlan>& plans,
-                                                          const ModelCoder& coder);
+  // The plans as `coder` coded them; new biases are laid over as well.
+  QuantizedOverlay(const WeightSource& original, const std::vector<LinearPlan>& plans,
+                   const ModelCoder& coder);
   HostTensor Dense(const std::string& name) const override;
   bool IsPacked(const std::string&) const override { return false; }
   StatusOr<std::shared_ptr<const LinearCodes>> Packed(const std::string&) const override {
     return std::shared_ptr<const LinearCodes>();
   }
-  void Release(const std::string& name) const override { original_.Release(name); }
+  void Release(const std::string& name) const override;
 
  private:
-  explicit QuantizedOverlay(const WeightSource& original) : original_(original) {}
-  struct Floats {
-    Shape shape;
-    std::vector<float> values;
-  };
   const WeightSource& original_;
-  std::map<std::string, Floats> replaced_;
+  const ModelCoder& coder_;
+  std::map<std::string, const LinearPlan*> weights_, biases_;  // by the tensor's name
+  mutable std::map<std::string, std::vector<float>> decoded_;
 };
 
 }  // namespace cvxq

@@ -248,6 +248,53 @@ TEST_F(QuantizeTest, MoreBitsAreNearerToTheOriginal) {
   }
 }
 
+// The divergence of the model in Out() from the example, on held-out text.
+double DivergenceOf(const std::string& folder, const std::string& model) {
+  EvaluateOptions evaluation{.model = folder, .reference = model, .seq_len = 128};
+  evaluation.texts = {std::string(CVXQ_SOURCE_DIR) + "/examples/text/kjv.test.txt"};
+  evaluation.max_sequences = 8;
+  Progress progress(ProgressMode::kQuiet);
+  const auto result = Evaluate(evaluation, progress);
+  EXPECT_TRUE(result.ok()) << result.status();
+  return result->kl_mean;
+}
+
+TEST_F(QuantizeTest, TuningBringsTheModelNearerAtTheSameSize) {
+  struct Case {
+    const char* model;
+    CodecKind codec;
+  };
+  for (const auto& [model, codec] :
+       {Case{kModels[0], CodecKind::kEntropy}, Case{kModels[1], CodecKind::kEntropy},
+        Case{kModels[1], CodecKind::kRtn}}) {
+    QuantizeOptions options = Quick(model, Out());
+    options.codec = codec;
+    options.calibration.samples = 48;
+    options.calibration.seq_len = 128;
+    options.bits = 2;
+    const auto plain = Run(options);
+    ASSERT_TRUE(plain.ok()) << plain.status();
+    const double before = DivergenceOf(Out(), options.model);
+    options.tune = 2;
+    const auto tuned = Run(options);
+    ASSERT_TRUE(tuned.ok()) << tuned.status();
+    EXPECT_EQ(tuned->tune_epochs, 2);
+    EXPECT_LT(DivergenceOf(Out(), options.model), 0.99 * before) << model << " " << tuned->codec;
+    EXPECT_LE(tuned->file_bytes, plain->file_bytes);
+    EXPECT_GE(tuned->file_bytes, plain->file_bytes - 100);  // the header may say F16 for BF16
+    EXPECT_LE(tuned->bits_per_weight, plain->bits_per_weight);
+    EXPECT_NEAR(tuned->bits_per_weight, plain->bits_per_weight, 0.002);
+    EXPECT_EQ(tuned->file_bytes, OutBytes());
+    // Every tensor is there, with its checksum.
+    const auto files = OpenModel(Out());
+    ASSERT_TRUE(files.ok()) << files.status();
+    for (const std::string& name : files->checkpoint->names()) {
+      EXPECT_TRUE(files->weights->Verify(name).ok()) << name;
+    }
+    EXPECT_EQ(files->weights->Dense(files->spec.names.final_norm + ".weight").dtype, DType::kF16);
+  }
+}
+
 TEST_F(QuantizeTest, SameBytesForAnyNumberOfThreadsAndFromRunToRun) {
   for (const CodecKind codec : {CodecKind::kLloyd, CodecKind::kEntropy, CodecKind::kCompanded,
                                 CodecKind::kGptq, CodecKind::kAwq}) {
@@ -258,6 +305,7 @@ TEST_F(QuantizeTest, SameBytesForAnyNumberOfThreadsAndFromRunToRun) {
       options.codec = codec;
       options.bits = ours || codec == CodecKind::kCompanded ? 2.7 : 3;
       options.iterations = codec == CodecKind::kLloyd ? 2 : 1;
+      options.tune = 1;
       options.threads = threads;
       const auto report = Run(options);
       ASSERT_TRUE(report.ok()) << report.status();
@@ -370,6 +418,7 @@ TEST_F(QuantizeTest, SameBytesWithAndWithoutSpilling) {
   QuantizeOptions options = Quick(kModels[0], Out());
   options.feedback = Feedback::kOne;
   options.bits = 2.7;
+  options.tune = 1;
   const auto expected = Run(options);
   options.memory = 0;
   const auto spilled = Run(options);
@@ -433,6 +482,9 @@ TEST_F(RefusalTest, SenselessOptions) {
   options = At(3);
   options.iterations = 0;
   Expect(options, "--iterations");
+  options = At(3);
+  options.tune = -1;
+  Expect(options, "--tune");
   options = At(3);
   options.group_rows = 0;
   Expect(options, "--group-rows");
