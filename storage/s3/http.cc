@@ -91,12 +91,15 @@ int Watch(void* user, curl_off_t, curl_off_t down, curl_off_t, curl_off_t up) {
 
 // curl's own words name neither keys nor secrets.
 Status Outcome(CURLcode code, const Exchange& exchange) {
-  const bool head = exchange.request.method == "HEAD" || StatusOf(exchange.curl) == 204;
-  if (code == CURLE_OK && !head && !exchange.chunked &&
+  const long status = StatusOf(exchange.curl);
+  // Without a length, an answer that was cut looks like a whole one.
+  const bool needs_length = exchange.request.method == "HEAD" ? status == 200 : status != 204;
+  if (code == CURLE_OK && needs_length && !exchange.chunked &&
       exchange.answer.header("content-length").empty()) {
     return absl::UnavailableError("the answer has no length");
   }
   if (code == CURLE_OK) return absl::OkStatus();
+  if (exchange.too_large && status > 299) return absl::OkStatus();  // enough of an error message
   if (exchange.too_large) return absl::ResourceExhaustedError("the answer is too large");
   if (exchange.cancelled) return absl::CancelledError("cancelled");
   switch (code) {

@@ -31,8 +31,8 @@ struct HttpRequest {
 struct HttpAnswer {
   // How the exchange went. OK: the whole answer is there, whatever its status says. kUnavailable:
   // the connection failed or broke, and it is not known whether the server has done the request.
-  // kResourceExhausted: the body is larger than asked for. kCancelled. Others are for good, as a
-  // certificate that is not trusted.
+  // kResourceExhausted: the body is larger than asked for (of an error's only the beginning is
+  // taken). kCancelled. Others are for good, as a certificate that is not trusted.
   Status exchange;
   int status = 0;                              // 0: none came
   std::map<std::string, std::string> headers;  // of kKeptHeaders, those that came; names lower case

@@ -61,6 +61,7 @@ class S3Store : public ObjectStore {
     ObjectInfo info{.key = key, .etag = reply.http.header("etag")};
     const auto size = Count(reply.http.header("content-length"), "Content-Length");
     if (!size.ok()) return client_.Failure("read", key, size.status());
+    if (reply.http.status != 200) return client_.Failure("read", key, Broken("not the whole"));
     if (info.etag.empty()) return client_.Failure("read", key, Broken("no ETag"));
     info.size = *size;
     return info;
@@ -128,6 +129,7 @@ class S3Store : public ObjectStore {
                                                        " bytes that are allowed here"));
     }
     if (!reply.ok()) return client_.Failure("read", key, reply);
+    if (reply.http.status != 200) return client_.Failure("read", key, Broken("not the whole"));
     return std::move(reply.http.body);
   }
 
@@ -245,7 +247,9 @@ class S3Store : public ObjectStore {
       const HttpAnswer& http = reply.http;
       if (http.status == 412) return Changed(key);
       if (http.status == 416) return BeyondEnd(key, offset, count);
-      if (http.status >= 200 && http.status <= 299) {
+      // Of an answer that was cut, only what came after its headers counts.
+      const bool broken = http.exchange.code() == absl::StatusCode::kUnavailable;
+      if (http.status >= 200 && http.status <= 299 && (!broken || http.received > 0)) {
         const Status range = CheckRange(http, offset, count);
         if (range.code() == absl::StatusCode::kOutOfRange) return BeyondEnd(key, offset, count);
         if (!range.ok()) return client_.Failure("read", key, range);

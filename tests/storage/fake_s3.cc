@@ -154,6 +154,7 @@ class FakeS3::Connection {
 };
 
 FakeS3::FakeS3() {
+  setenv("no_proxy", "127.0.0.1", 1);  // whatever the machine's own settings are
   listener_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   sockaddr_in address = {};
   address.sin_family = AF_INET;
@@ -198,6 +199,11 @@ S3Config FakeS3::Config(const std::string& prefix) const {
 void FakeS3::Break(S3Op op, const S3Fault& fault, int times) {
   const std::lock_guard lock(mutex_);
   faults_[op].insert(faults_[op].end(), times, fault);
+}
+
+void FakeS3::Mend(S3Op op) {
+  const std::lock_guard lock(mutex_);
+  faults_[op].clear();
 }
 
 void FakeS3::Put(const std::string& key, const std::string& bytes) {
@@ -354,6 +360,12 @@ bool FakeS3::ServeOne(Connection& connection) {
     case S3Fault::kDrip:
       Send(connection, request, Do(request), &fault);
       return true;
+    case S3Fault::kReplaced: {
+      const Answer answer = Do(request);
+      Put(request.key, fault.text);
+      Send(connection, request, answer, &fault);
+      return false;
+    }
     default:
       Send(connection, request, Do(request), &fault);
       return false;
@@ -422,7 +434,10 @@ void FakeS3::Send(Connection& connection, const Request& request, const Answer& 
                         : static_cast<int64_t>(answer.body.size());
   std::string body = head ? "" : answer.body;
   if (fault != nullptr && fault->kind == S3Fault::kWrongLength) length += fault->status;
-  if (fault != nullptr && fault->kind == S3Fault::kTruncated) body.resize(body.size() / 2);
+  if (fault != nullptr &&
+      (fault->kind == S3Fault::kTruncated || fault->kind == S3Fault::kReplaced)) {
+    body.resize(body.size() / 2);
+  }
   std::string lines = "HTTP/1.1 " + std::to_string(answer.status) + " Answer\r\n";
   for (const auto& [name, value] : answer.headers) {
     if (name != "content-length") lines += name + ": " + value + "\r\n";

@@ -41,6 +41,7 @@ struct S3Fault {
     kResetAfter,   // the same, but it is done
     kLostReply,    // it is done; the connection ends in the middle of the headers
     kTruncated,    // it is done; half of the body comes
+    kReplaced,     // as kTruncated; then the object is replaced by `text`
     kDrip,         // it is done; the body comes in small pieces
     kWrongLength,  // it is done; Content-Length is `status` larger than the body
     kRaw,          // these bytes are the answer; the request is not done
@@ -70,6 +71,7 @@ class FakeS3 {
 
   // The next `times` requests of this kind go wrong like this. Faults of one kind wait in a queue.
   void Break(S3Op op, const S3Fault& fault, int times = 1);
+  void Mend(S3Op op);  // forgets the faults that wait
   void set_conditions(S3Conditions conditions) { conditions_ = conditions; }
   void set_ignores_if_match() { ignores_if_match_ = true; }
   void set_ignores_range() { ignores_range_ = true; }
