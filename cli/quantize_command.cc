@@ -93,6 +93,11 @@ class QuantizeCommand : public Command {
     command->add_option("--backend", backend_, "auto or cpu")
         ->check(CLI::IsMember({"auto", "cpu"}));
     AddThreads(command, options_.threads);
+    command
+        ->add_option("--workers", options_.workers,
+                     "Stages of the model that work at the same time, each with its share of "
+                     "threads and memory; the result is the same")
+        ->capture_default_str();
     command->add_option("--memory", memory_,
                         "Bytes to use beyond one block; more is spilled to disk");
   }

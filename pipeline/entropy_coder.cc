@@ -5,6 +5,7 @@
 #include "absl/strings/str_format.h"
 #include "pipeline/entropy_linears.h"
 #include "pipeline/entropy_rate.h"
+#include "pipeline/stages.h"
 #include "pipeline/model_coder.h"
 #include "quant/scaled_format.h"
 
@@ -38,9 +39,7 @@ class EntropyCoder : public ModelCoder {
   }
 
   Status Plan(CodingContext& context, int64_t) override {
-    for (LinearPlan& plan : context.plans) {
-      plan.layout = {.rows = plan.rows, .columns = plan.columns, .cluster_size = plan.rows};
-    }
+    StartEntropyPlans(context.spec, context.plans);
     return absl::OkStatus();
   }
 
@@ -50,7 +49,9 @@ class EntropyCoder : public ModelCoder {
   }
 
   Status Code(CodingContext& context) override {
-    EntropyLinears linears(context, feedback_);
+    std::optional<EntropyLinears> linears;
+    if (context.stages == nullptr) linears.emplace(context, feedback_);
+    if (context.stages != nullptr) StartEntropyPlans(context.spec, context.plans);
     EntropyRate rate(context);
     std::optional<Progress::Phase> phase;
     std::string phase_name;
@@ -67,14 +68,17 @@ class EntropyCoder : public ModelCoder {
         phase_name = order.phase;
         phase.emplace(context.progress.Start(phase_name, Linears(context, order), "linears"));
       }
-      CVXQ_ASSIGN_OR_RETURN(const EntropyAnswer answer, linears.CarryOut(order, *phase));
+      CVXQ_ASSIGN_OR_RETURN(
+          const EntropyAnswer answer,
+          linears ? linears->CarryOut(order, *phase) : context.stages->CarryOut(order, *phase));
       CVXQ_ASSIGN_OR_RETURN(order, rate.Next(answer));
     }
     finish();
     tables_ = rate.tables();
     passes_ += rate.passes();
     log2_lambda_ = 2 * rate.log2_delta();
-    return linears.CorrectBiases(*tables_);
+    return linears ? linears->CorrectBiases(*tables_)
+                   : context.stages->Collect(*tables_, context.plans);
   }
 
   StatusOr<std::vector<float>> Decoded(const LinearPlan& plan) const override {

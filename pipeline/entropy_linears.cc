@@ -49,14 +49,19 @@ struct EntropyLinears::Linear {
   EntropyInput input;
 };
 
-EntropyLinears::EntropyLinears(CodingContext& context, Feedback feedback)
-    : context_(context), feedback_(feedback), known_(context.plans.size()) {
-  for (LinearPlan& plan : context_.plans) {
+void StartEntropyPlans(const ArchSpec& spec, std::vector<LinearPlan>& plans) {
+  for (LinearPlan& plan : plans) {
+    plan.layout = {.rows = plan.rows, .columns = plan.columns, .cluster_size = plan.rows};
     plan.SetPacked({});
     plan.suffix = kScaledSuffix;
     plan.bias.clear();
-    if (InputsOf(plan).centered) plan.bias.resize(plan.rows);
+    if (BiasesTakeMean(spec, InputOf(plan.id))) plan.bias.resize(plan.rows);
   }
+}
+
+EntropyLinears::EntropyLinears(const StageContext& context, Feedback feedback)
+    : context_(context), feedback_(feedback), known_(context.plans.size()) {
+  StartEntropyPlans(context_.spec, context_.plans);
 }
 
 const InputMoments& EntropyLinears::InputsOf(const LinearPlan& plan) const {

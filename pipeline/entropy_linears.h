@@ -17,11 +17,14 @@ namespace cvxq {
 // first row down, and so does the work.
 std::vector<int32_t> EntropyRowOrder(int64_t first, int64_t rows);
 
+// Makes plans ready to be coded: no codes, and room for the biases that will be corrected.
+void StartEntropyPlans(const ArchSpec& spec, std::vector<LinearPlan>& plans);
+
 class EntropyLinears {
  public:
   // `context` has the statistics of these blocks, and its plans are of these blocks alone, in
   // order.
-  EntropyLinears(CodingContext& context, Feedback feedback);
+  EntropyLinears(const StageContext& context, Feedback feedback);
 
   // The order's blocks are among those of the context. Fills what plans have "from coding", but for
   // biases. The same for any number of threads. Errors: weights, disk, interruption.
@@ -51,7 +54,7 @@ class EntropyLinears {
   template <typename Body>
   Status Each(size_t begin, size_t end, const Body& body);
 
-  CodingContext& context_;
+  const StageContext& context_;
   const Feedback feedback_;
   TrellisPrices prices_;
   std::vector<Classes> known_;  // of each plan, as it was coded last

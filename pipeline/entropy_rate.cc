@@ -38,6 +38,9 @@ StatusOr<EntropyOrder> EntropyRate::Start() {
 }
 
 StatusOr<EntropyOrder> EntropyRate::Next(const EntropyAnswer& answer) {
+  for (const EntropyAnswer::Linear& linear : answer.linears) {
+    context_.plans[linear.plan].packed_bytes = linear.bytes;
+  }
   switch (step_) {
     case Step::kForesee:
       return Foreseen(answer);
@@ -137,7 +140,8 @@ StatusOr<EntropyOrder> EntropyRate::Decide() {
     return CodeAll(log2_delta_ + coded_step_);
   }
   ++passes_;
-  trim_change_ = std::clamp(kTrimFactor * coded_step_, -kMaxTrim, kMaxTrim);
+  const double factor = std::min(kTrimFactor, static_cast<double>(blocks_));
+  trim_change_ = std::clamp(factor * coded_step_, -kMaxTrim, kMaxTrim);
   trimmed_ = 0;
   return TrimNext();
 }

@@ -15,7 +15,7 @@
 //   EntropyRate rate(context);
 //   CVXQ_ASSIGN_OR_RETURN(EntropyOrder order, rate.Start());
 //   while (order.kind != EntropyOrder::Kind::kDone) {
-//     ... carry out, fill plan.packed_bytes of what was coded ...
+//     ... carry out ...
 //     CVXQ_ASSIGN_OR_RETURN(order, rate.Next(answer));
 //   }
 #ifndef CVXQ_PIPELINE_ENTROPY_RATE_H_
@@ -66,7 +66,8 @@ struct EntropyAnswer {
 
 class EntropyRate {
  public:
-  // Refers to the context's options, spec, plans and writer alone. Plans hold no codes yet.
+  // Refers to the context's options, spec, plans and writer alone. Plans are started
+  // (StartEntropyPlans); their packed_bytes follow the answers.
   explicit EntropyRate(CodingContext& context);
 
   StatusOr<EntropyOrder> Start();

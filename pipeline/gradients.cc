@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <deque>
 #include <functional>
+#include <utility>
 
 #include "absl/strings/str_format.h"
 #include "base/interrupt.h"
@@ -27,13 +29,14 @@ struct Accumulator {
 class GradientCollector {
  public:
   GradientCollector(Model& model, const CalibrationSet& calibration, const GradientOptions& options,
-                    const GradientRequest& request)
+                    const GradientRequest& request, const StagePlace& place)
       : model_(model),
         backend_(model.backend()),
         spec_(model.spec()),
         calibration_(calibration),
         options_(options),
-        request_(request) {}
+        request_(request),
+        place_(place) {}
 
   StatusOr<ModelGradients> Run(Progress::Phase& progress) {
     if (options_.objective == Objective::kHidden) {
@@ -41,12 +44,19 @@ class GradientCollector {
     }
     Allocate();
     const int64_t wave_sequences = WaveSequences(calibration_.seq_len);
-    const int64_t last = options_.first_sample + options_.samples;
-    for (int64_t sample = options_.first_sample; sample < last; sample += wave_sequences) {
+    const int64_t waves = (options_.samples + wave_sequences - 1) / wave_sequences;
+    // Backward passes go in the order of the waves, however many forward passes are ahead.
+    for (int64_t forward = 0, backward = 0; backward < waves;) {
       CVXQ_RETURN_IF_ERROR(CheckInterrupted());
-      const int64_t count = std::min(wave_sequences, last - sample);
-      CVXQ_RETURN_IF_ERROR(RunWave(sample, count));
-      progress.Advance(count);
+      if (forward < waves && forward - backward < place_.waves_ahead) {
+        CVXQ_RETURN_IF_ERROR(Forward(forward++));
+        continue;
+      }
+      const int64_t sequences = ahead_.front().wave.B;
+      CVXQ_RETURN_IF_ERROR(Backward(ahead_.front()));
+      ahead_.pop_front();
+      ++backward;
+      progress.Advance(sequences);
     }
     CVXQ_RETURN_IF_ERROR(backend_.Synchronize());
     return Finish();
@@ -67,7 +77,7 @@ class GradientCollector {
 
   void Allocate() {
     sums_.resize(spec_.layers);
-    for (int64_t block = 0; block < spec_.layers; ++block) {
+    for (int64_t block = place_.blocks.begin; block < place_.blocks.end; ++block) {
       for (const LinearId id : spec_.linears()) {
         const int64_t rows = spec_.rows(id), columns = spec_.columns(id);
         const bool by_rows = request_.partition == Partition::kColumns;  // members are rows
@@ -93,43 +103,89 @@ class GradientCollector {
     }
   }
 
-  Status RunWave(int64_t sample, int64_t count) {
-    const int64_t T = calibration_.seq_len;
-    const Wave wave{.B = count, .T = T};
-    Tensor ids = backend_.Allocate(DType::kI32, {wave.rows()});
-    backend_.Upload(&calibration_.ids[sample * T], ids);
-    CVXQ_ASSIGN_OR_RETURN(Tensor x, model_.Embed(wave, ids));
-    std::vector<Tensor> inputs(spec_.layers);
-    for (int64_t block = 0; block < spec_.layers; ++block) {
-      inputs[block] = backend_.Allocate(DType::kF32, x.shape);
-      backend_.Convert(x, inputs[block]);
-      CVXQ_RETURN_IF_ERROR(model_.ForwardBlock(block, wave, x, nullptr));
+  // A wave between its forward and its backward pass.
+  struct WaveAhead {
+    int64_t index = 0, sample = 0;  // its number, its first sequence
+    Wave wave;
+    std::vector<Tensor> inputs;  // of each block of the stage
+    Tensor output, gradient;  // of the last stage: the last block's, and at the final hidden states
+  };
+
+  Status Forward(int64_t index) {
+    WaveAhead& ahead = ahead_.emplace_back();
+    const int64_t T = calibration_.seq_len, per_wave = WaveSequences(T);
+    ahead.index = index;
+    ahead.sample = options_.first_sample + index * per_wave;
+    ahead.wave = {.B = std::min(per_wave, options_.samples - index * per_wave), .T = T};
+    Tensor x;
+    if (place_.before == nullptr) {
+      Tensor ids = backend_.Allocate(DType::kI32, {ahead.wave.rows()});
+      backend_.Upload(&calibration_.ids[ahead.sample * T], ids);
+      CVXQ_ASSIGN_OR_RETURN(x, model_.Embed(ahead.wave, ids));
+    } else {
+      CVXQ_ASSIGN_OR_RETURN(x, Receive(*place_.before, StageBoundary::Stream::kForward, ahead));
     }
-    const Tensor hidden = model_.FinalHidden(x);
-    Tensor gradient = OutputGradient(hidden, sample, count);
+    for (int64_t block = place_.blocks.begin; block < place_.blocks.end; ++block) {
+      Tensor& input = ahead.inputs.emplace_back(backend_.Allocate(DType::kF32, x.shape));
+      backend_.Convert(x, input);
+      CVXQ_RETURN_IF_ERROR(model_.ForwardBlock(block, ahead.wave, x, nullptr));
+    }
+    if (place_.after != nullptr) {
+      return Send(*place_.after, StageBoundary::Stream::kForward, ahead, x);
+    }
+    ahead.gradient = OutputGradient(model_.FinalHidden(x), ahead.sample, ahead.wave.B);
+    ahead.output = std::move(x);
+    return absl::OkStatus();
+  }
+
+  Status Backward(const WaveAhead& ahead) {
+    if (place_.after != nullptr) {
+      CVXQ_ASSIGN_OR_RETURN(Tensor g,
+                            Receive(*place_.after, StageBoundary::Stream::kBackward, ahead));
+      return Backward(ahead, std::move(g));
+    }
+    const Tensor& gradient = ahead.gradient;
     if (options_.estimator != Estimator::kTokens) {
-      return Backward(sample, wave, inputs, model_.FinalHiddenBackward(x, gradient));
+      return Backward(ahead, model_.FinalHiddenBackward(ahead.output, gradient));
     }
     // One pass for each strided token: all other rows of the gradient are zero. The first token is
     // random, so that every token has the same chance, and each pass counts for `stride` of them.
+    const int64_t T = calibration_.seq_len;
     const int64_t stride = options_.stride > 0 ? options_.stride : std::max<int64_t>(1, T / 17);
     const uint64_t key = DeriveKey(options_.seed, kTokenStream);
-    std::vector<float> mask(wave.rows());
-    Tensor mask_tensor = backend_.Allocate(DType::kF32, {wave.rows()});
+    std::vector<float> mask(ahead.wave.rows());
+    Tensor mask_tensor = backend_.Allocate(DType::kF32, {ahead.wave.rows()});
     for (int64_t pass = 0; pass * stride < T; ++pass) {
       CVXQ_RETURN_IF_ERROR(CheckInterrupted());
       std::fill(mask.begin(), mask.end(), 0.0f);
-      for (int64_t b = 0; b < count; ++b) {
-        const int64_t t = RandomBits(key, sample + b) % stride + pass * stride;
+      for (int64_t b = 0; b < ahead.wave.B; ++b) {
+        const int64_t t = RandomBits(key, ahead.sample + b) % stride + pass * stride;
         if (t < T) mask[b * T + t] = std::sqrt(static_cast<float>(stride));
       }
       backend_.Upload(mask.data(), mask_tensor);
       Tensor masked = backend_.Allocate(DType::kF32, gradient.shape);
       backend_.Convert(gradient, masked);
       backend_.ScaleRows(mask_tensor, masked);
-      CVXQ_RETURN_IF_ERROR(Backward(sample, wave, inputs, model_.FinalHiddenBackward(x, masked)));
+      CVXQ_RETURN_IF_ERROR(Backward(ahead, model_.FinalHiddenBackward(ahead.output, masked)));
     }
     return absl::OkStatus();
+  }
+
+  StatusOr<Tensor> Receive(StageBoundary& boundary, StageBoundary::Stream stream,
+                           const WaveAhead& ahead) {
+    Tensor x = backend_.Allocate(DType::kF32, {ahead.wave.rows(), spec_.hidden});
+    buffer_.resize(x.shape.elements());
+    CVXQ_RETURN_IF_ERROR(boundary.Receive(stream, ahead.index, buffer_));
+    backend_.Upload(buffer_.data(), x);
+    return x;
+  }
+
+  Status Send(StageBoundary& boundary, StageBoundary::Stream stream, const WaveAhead& ahead,
+              const Tensor& x) {
+    buffer_.resize(x.shape.elements());
+    backend_.Download(x, buffer_.data());
+    CVXQ_RETURN_IF_ERROR(backend_.Synchronize());
+    return boundary.Send(stream, ahead.index, buffer_);
   }
 
   // The gradient of the sampled objective with respect to the final hidden states [n, E].
@@ -170,15 +226,16 @@ class GradientCollector {
     return gradient;
   }
 
-  // The wave's first sequence is `sample`.
-  Status Backward(int64_t sample, const Wave& wave, const std::vector<Tensor>& inputs, Tensor g) {
-    for (int64_t block = spec_.layers - 1; block >= 0; --block) {
+  Status Backward(const WaveAhead& ahead, Tensor g) {
+    for (int64_t block = place_.blocks.end - 1; block >= place_.blocks.begin; --block) {
       const LinearObserver observer = [&](LinearId id, const Tensor& x, const Tensor& gy) {
-        Observe(sums_[block][static_cast<int>(id)], sample, wave, x, gy);
+        Observe(sums_[block][static_cast<int>(id)], ahead.sample, ahead.wave, x, gy);
       };
-      CVXQ_RETURN_IF_ERROR(model_.BackwardBlock(block, wave, inputs[block], g, &observer));
+      CVXQ_RETURN_IF_ERROR(model_.BackwardBlock(
+          block, ahead.wave, ahead.inputs[block - place_.blocks.begin], g, &observer));
     }
-    return absl::OkStatus();
+    if (place_.before == nullptr) return absl::OkStatus();
+    return Send(*place_.before, StageBoundary::Stream::kBackward, ahead, g);
   }
 
   void Observe(Accumulator& sum, int64_t sample, const Wave& wave, const Tensor& x,
@@ -214,7 +271,7 @@ class GradientCollector {
 
   StatusOr<ModelGradients> Finish() {
     ModelGradients result(spec_.layers);
-    for (int64_t block = 0; block < spec_.layers; ++block) {
+    for (int64_t block = place_.blocks.begin; block < place_.blocks.end; ++block) {
       for (const LinearId id : spec_.linears()) {
         Accumulator& sum = sums_[block][static_cast<int>(id)];
         LinearGradients& out = result[block][static_cast<int>(id)];
@@ -257,7 +314,10 @@ class GradientCollector {
   const CalibrationSet& calibration_;
   const GradientOptions& options_;
   const GradientRequest& request_;
+  const StagePlace place_;
   std::vector<float> components_;  // [K, E]
+  std::deque<WaveAhead> ahead_;    // in their order
+  std::vector<float> buffer_;
   std::vector<std::array<Accumulator, kLinearCount>> sums_;
 };
 
@@ -267,13 +327,15 @@ int64_t WaveSequences(int64_t seq_len) { return std::max<int64_t>(1, kWaveTokens
 
 StatusOr<ModelGradients> CollectGradients(Model& model, const CalibrationSet& calibration,
                                           const GradientOptions& options,
-                                          const GradientRequest& request,
-                                          Progress::Phase& progress) {
+                                          const GradientRequest& request, Progress::Phase& progress,
+                                          const StagePlace* place) {
   if (options.objective == Objective::kHidden && options.estimator == Estimator::kLabels) {
     return absl::InvalidArgumentError(
         "--estimator labels needs --objective fisher; use signs or tokens with hidden");
   }
-  return GradientCollector(model, calibration, options, request).Run(progress);
+  return GradientCollector(model, calibration, options, request,
+                           place != nullptr ? *place : StagePlace::Whole(model.spec().layers))
+      .Run(progress);
 }
 
 StatusOr<std::vector<float>> HiddenComponents(Model& model, const CalibrationSet& calibration,

@@ -12,6 +12,7 @@
 #include "base/progress.h"
 #include "model/model.h"
 #include "pipeline/calibration.h"
+#include "pipeline/stage_place.h"
 #include "quant/groups.h"
 
 namespace cvxq {
@@ -58,12 +59,13 @@ struct GradientRequest {
   bool token_squares = false;
 };
 
-// The same result for any number of threads. Errors: weights that cannot be read, gradients that
-// are not finite (kDataLoss naming block and linear), interruption.
+// Of all blocks, or of a stage's (others are empty; `place`: kFisher, not kTokens). The same result
+// for any number of threads and stages. Errors: weights that cannot be read, gradients that are not
+// finite (kDataLoss naming block and linear), interruption, a neighbour that failed.
 StatusOr<ModelGradients> CollectGradients(Model& model, const CalibrationSet& calibration,
                                           const GradientOptions& options,
-                                          const GradientRequest& request,
-                                          Progress::Phase& progress);
+                                          const GradientRequest& request, Progress::Phase& progress,
+                                          const StagePlace* place = nullptr);
 
 // The principal components of the final hidden states of the calibration tokens, those of largest
 // variance first: float [components, E].

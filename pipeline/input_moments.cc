@@ -18,48 +18,81 @@ struct BlockSums {
 class MomentCollector {
  public:
   MomentCollector(Model& model, const CalibrationSet& calibration, const MomentOptions& options,
-                  ThreadPool& pool, SpillStore& store)
+                  ThreadPool& pool, SpillStore& store, const StagePlace& place)
       : model_(model),
         backend_(model.backend()),
         calibration_(calibration),
         options_(options),
         pool_(pool),
-        store_(store) {}
+        store_(store),
+        place_(place) {}
 
   StatusOr<ModelMoments> Run(Progress::Phase& progress) {
-    CVXQ_RETURN_IF_ERROR(EmbedAll());
     ModelMoments result(model_.spec().layers);
-    for (int64_t block = 0; block < model_.spec().layers; ++block) {
-      BlockSums sums = NewSums();
-      for (size_t wave = 0; wave < activations_.size(); ++wave) {
+    const int64_t per_wave = WaveSequences(calibration_.seq_len);
+    const int64_t waves = (calibration_.samples + per_wave - 1) / per_wave;
+    activations_.assign(waves, -1);
+    for (int64_t begin = place_.blocks.begin; begin < place_.blocks.end;) {
+      const int64_t end = std::min(begin + options_.blocks_at_once, place_.blocks.end);
+      std::vector<BlockSums> sums;
+      for (int64_t block = begin; block < end; ++block) sums.push_back(NewSums());
+      for (int64_t wave = 0; wave < waves; ++wave) {
         CVXQ_RETURN_IF_ERROR(CheckInterrupted());
-        CVXQ_RETURN_IF_ERROR(RunWave(block, wave, sums));
+        CVXQ_ASSIGN_OR_RETURN(Tensor x, begin == place_.blocks.begin ? Enter(wave) : Again(wave));
+        for (int64_t block = begin; block < end; ++block) {
+          CVXQ_RETURN_IF_ERROR(RunBlock(block, wave, x, sums[block - begin]));
+        }
+        CVXQ_RETURN_IF_ERROR(Leave(wave, x, end == place_.blocks.end));
       }
-      CVXQ_RETURN_IF_ERROR(FinishBlock(block, sums, result[block]));
-      progress.Advance();
+      for (int64_t block = begin; block < end; ++block) {
+        CVXQ_RETURN_IF_ERROR(FinishBlock(block, sums[block - begin], result[block]));
+        progress.Advance();
+      }
+      begin = end;
     }
     return result;
   }
 
  private:
-  Wave WaveAt(size_t index) const {
+  Wave WaveAt(int64_t index) const {
     const int64_t per_wave = WaveSequences(calibration_.seq_len);
-    const int64_t first = static_cast<int64_t>(index) * per_wave;
+    const int64_t first = index * per_wave;
     return {.B = std::min(per_wave, calibration_.samples - first), .T = calibration_.seq_len};
   }
 
-  Status EmbedAll() {
-    const int64_t per_wave = WaveSequences(calibration_.seq_len);
-    for (int64_t first = 0; first < calibration_.samples; first += per_wave) {
-      const Wave wave = WaveAt(activations_.size());
+  // The input of the stage's first block.
+  StatusOr<Tensor> Enter(int64_t index) {
+    const Wave wave = WaveAt(index);
+    if (place_.before == nullptr) {
+      const int64_t first = index * WaveSequences(calibration_.seq_len) * calibration_.seq_len;
       Tensor ids = backend_.Allocate(DType::kI32, {wave.rows()});
-      backend_.Upload(&calibration_.ids[first * calibration_.seq_len], ids);
-      CVXQ_ASSIGN_OR_RETURN(const Tensor x, model_.Embed(wave, ids));
-      buffer_.resize(x.shape.elements());
-      backend_.Download(x, buffer_.data());
-      CVXQ_ASSIGN_OR_RETURN(const SpillStore::Handle handle, store_.Put(buffer_));
-      activations_.push_back(handle);
+      backend_.Upload(&calibration_.ids[first], ids);
+      return model_.Embed(wave, ids);
     }
+    Tensor x = backend_.Allocate(DType::kF32, {wave.rows(), model_.spec().hidden});
+    buffer_.resize(x.shape.elements());
+    CVXQ_RETURN_IF_ERROR(place_.before->Receive(StageBoundary::Stream::kMoments, index, buffer_));
+    backend_.Upload(buffer_.data(), x);
+    return x;
+  }
+
+  // What the blocks before have left.
+  StatusOr<Tensor> Again(int64_t index) {
+    Tensor x = backend_.Allocate(DType::kF32, {WaveAt(index).rows(), model_.spec().hidden});
+    buffer_.resize(x.shape.elements());
+    CVXQ_RETURN_IF_ERROR(store_.Get(activations_[index], buffer_));
+    backend_.Upload(buffer_.data(), x);
+    return x;
+  }
+
+  Status Leave(int64_t index, const Tensor& x, bool last) {
+    if (last && place_.after == nullptr) return absl::OkStatus();
+    buffer_.resize(x.shape.elements());
+    backend_.Download(x, buffer_.data());
+    CVXQ_RETURN_IF_ERROR(backend_.Synchronize());
+    if (last) return place_.after->Send(StageBoundary::Stream::kMoments, index, buffer_);
+    if (activations_[index] >= 0) return store_.Overwrite(activations_[index], buffer_);
+    CVXQ_ASSIGN_OR_RETURN(activations_[index], store_.Put(buffer_));
     return absl::OkStatus();
   }
 
@@ -77,12 +110,7 @@ class MomentCollector {
     return sums;
   }
 
-  Status RunWave(int64_t block, size_t index, BlockSums& sums) {
-    const Wave wave = WaveAt(index);
-    Tensor x = backend_.Allocate(DType::kF32, {wave.rows(), model_.spec().hidden});
-    buffer_.resize(x.shape.elements());
-    CVXQ_RETURN_IF_ERROR(store_.Get(activations_[index], buffer_));
-    backend_.Upload(buffer_.data(), x);
+  Status RunBlock(int64_t block, int64_t index, Tensor& x, BlockSums& sums) {
     std::array<bool, kInputCount> seen{};
     const LinearObserver observer = [&](LinearId id, const Tensor& input, const Tensor&) {
       const int which = static_cast<int>(InputOf(id));
@@ -96,27 +124,18 @@ class MomentCollector {
                                  sums.moment[which]);
       }
     };
-    CVXQ_RETURN_IF_ERROR(model_.ForwardBlock(block, wave, x, &observer));
-    backend_.Download(x, buffer_.data());
-    CVXQ_RETURN_IF_ERROR(backend_.Synchronize());
-    return store_.Overwrite(activations_[index], buffer_);
+    return model_.ForwardBlock(block, WaveAt(index), x, &observer);
   }
 
   bool Centered(int which) const {
-    if (!options_.center) return false;
-    for (const LinearId id : model_.spec().linears()) {
-      if (static_cast<int>(InputOf(id)) == which && !model_.spec().bias[static_cast<int>(id)])
-        return false;
-    }
-    return true;
+    return options_.center && BiasesTakeMean(model_.spec(), static_cast<InputId>(which));
   }
 
   // The inputs of a wave, each row times a power of its token's weight.
-  Tensor Weighted(int64_t block, int which, size_t wave, const Tensor& input, double power) {
+  Tensor Weighted(int64_t block, int which, int64_t wave, const Tensor& input, double power) {
     if (options_.weights == nullptr || (*options_.weights)[block][which].empty()) return input;
     const std::vector<float>& weights = (*options_.weights)[block][which];
-    const int64_t first =
-        static_cast<int64_t>(wave) * WaveSequences(calibration_.seq_len) * calibration_.seq_len;
+    const int64_t first = wave * WaveSequences(calibration_.seq_len) * calibration_.seq_len;
     std::vector<float> factor(input.shape[0], 1.0f);
     for (int64_t i = 0; i < input.shape[0]; ++i) {
       if (first + i >= static_cast<int64_t>(weights.size())) break;
@@ -195,11 +214,19 @@ class MomentCollector {
   const MomentOptions& options_;
   ThreadPool& pool_;
   SpillStore& store_;
+  const StagePlace place_;
   std::vector<SpillStore::Handle> activations_;  // of each wave
   std::vector<float> buffer_;
 };
 
 }  // namespace
+
+bool BiasesTakeMean(const ArchSpec& spec, InputId input) {
+  const std::vector<LinearId> linears = spec.linears();
+  return std::all_of(linears.begin(), linears.end(), [&](LinearId id) {
+    return InputOf(id) != input || spec.bias[static_cast<int>(id)];
+  });
+}
 
 TokenWeights WeighTokens(const ModelGradients& gradients) {
   TokenWeights weights(gradients.size());
@@ -225,8 +252,11 @@ TokenWeights WeighTokens(const ModelGradients& gradients) {
 
 StatusOr<ModelMoments> CollectInputMoments(Model& model, const CalibrationSet& calibration,
                                            const MomentOptions& options, ThreadPool& pool,
-                                           SpillStore& store, Progress::Phase& progress) {
-  return MomentCollector(model, calibration, options, pool, store).Run(progress);
+                                           SpillStore& store, Progress::Phase& progress,
+                                           const StagePlace* place) {
+  return MomentCollector(model, calibration, options, pool, store,
+                         place != nullptr ? *place : StagePlace::Whole(model.spec().layers))
+      .Run(progress);
 }
 
 StatusOr<CurvatureFactor> LoadFactor(const InputMoments& moments, const SpillStore& store) {

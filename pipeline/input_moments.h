@@ -13,6 +13,7 @@
 #include "model/model.h"
 #include "pipeline/calibration.h"
 #include "pipeline/gradients.h"
+#include "pipeline/stage_place.h"
 #include "quant/curvature.h"
 #include "storage/spill_store.h"
 
@@ -40,6 +41,9 @@ using TokenWeights = std::vector<std::array<std::vector<float>, kInputCount>>;
 // with token squares.
 TokenWeights WeighTokens(const ModelGradients& gradients);
 
+// Whether all linears that read an input have a bias, which can take up the input's mean.
+bool BiasesTakeMean(const ArchSpec& spec, InputId input);
+
 struct MomentOptions {
   bool factor = true;  // factor H_I (needed by feedback)
   WorkOrder order = WorkOrder::kLeastFirst;
@@ -48,13 +52,18 @@ struct MomentOptions {
   // is corrected after coding, b - (W_hat - W) m, makes the best of any error along m.
   bool center = false;
   const TokenWeights* weights = nullptr;
+  // Blocks that each wave runs through before the next wave: with more than one, stages work at the
+  // same time, and the moments of so many blocks are in memory.
+  int64_t blocks_at_once = 1;
 };
 
-// Runs all samples through the model's blocks. Errors: weights, factorisation (naming the block),
-// disk, interruption.
+// Runs all samples through the model's blocks, or a stage's (others are empty). The same for any
+// number of threads, stages and blocks at once. Errors: weights, factorisation (naming the block),
+// disk, interruption, a neighbour that failed.
 StatusOr<ModelMoments> CollectInputMoments(Model& model, const CalibrationSet& calibration,
                                            const MomentOptions& options, ThreadPool& pool,
-                                           SpillStore& store, Progress::Phase& progress);
+                                           SpillStore& store, Progress::Phase& progress,
+                                           const StagePlace* place = nullptr);
 
 // Reads a factor back.
 StatusOr<CurvatureFactor> LoadFactor(const InputMoments& moments, const SpillStore& store);

@@ -30,8 +30,11 @@ struct StatisticsNeeds {
   bool output_factors = false;  // H_O factored (comes with the gradients)
 };
 
-// The statistics of a model, and all that coding it needs. Referred-to objects outlive the coder.
-struct CodingContext {
+class Stages;  // stages.h
+
+// The statistics of a model, or of some of its blocks, and all that coding these takes. Referred-to
+// objects outlive the coder.
+struct StageContext {
   const QuantizeOptions& options;
   const Checkpoint& checkpoint;
   const ArchSpec& spec;
@@ -40,10 +43,15 @@ struct CodingContext {
   const ModelOutputs& outputs;
   const SpillStore& store;
   ThreadPool& pool;
+  std::vector<LinearPlan>& plans;
+};
+
+// What coding the whole model to a size takes besides.
+struct CodingContext : StageContext {
   Progress& progress;
   Stopwatch& watch;
   PackedWriter& writer;
-  std::vector<LinearPlan>& plans;
+  Stages* stages = nullptr;  // where they have the statistics, not the context
 
   double quantized_weights() const { return static_cast<double>(spec.quantized_parameters()); }
 };

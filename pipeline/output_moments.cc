@@ -71,16 +71,16 @@ int64_t OutputBlockRows(const ArchSpec& spec, int64_t memory, int64_t unit) {
   return block;
 }
 
-StatusOr<ModelOutputs> FactorOutputMoments(const ArchSpec& spec, int64_t block_rows,
-                                           double shrinkage, const RowOrder& order,
-                                           ModelGradients& gradients, ThreadPool& pool,
-                                           SpillStore& store) {
+StatusOr<ModelOutputs> FactorOutputMoments(const ArchSpec& spec, BlockRange blocks,
+                                           int64_t block_rows, double shrinkage,
+                                           const RowOrder& order, ModelGradients& gradients,
+                                           ThreadPool& pool, SpillStore& store) {
   ModelOutputs outputs(spec.layers);
   const std::vector<LinearId> linears = spec.linears();
   const int64_t count = static_cast<int64_t>(linears.size());
-  std::vector<Status> status(spec.layers * count);
-  pool.ParallelFor(spec.layers * count, [&](int64_t i) {
-    const int64_t block = i / count;
+  std::vector<Status> status(blocks.size() * count);
+  pool.ParallelFor(blocks.size() * count, [&](int64_t i) {
+    const int64_t block = blocks.begin + i / count;
     const LinearId id = linears[i % count];
     StatusOr<OutputMoments> factored = Factor(
         std::move(gradients[block][static_cast<int>(id)].output_moment), spec.rows(id),

@@ -11,6 +11,7 @@
 #include "base/thread_pool.h"
 #include "model/arch_spec.h"
 #include "pipeline/gradients.h"
+#include "pipeline/stage_place.h"
 #include "quant/feedback.h"
 #include "storage/spill_store.h"
 
@@ -37,12 +38,12 @@ int64_t OutputBlockRows(const ArchSpec& spec, int64_t memory, int64_t unit);
 using RowOrder = std::function<std::vector<int32_t>(int64_t block, LinearId id, int64_t first,
                                                     std::span<const float> diagonal)>;
 
-// Factors every H_O with shrinkage: (1 - s) H_O + s tr(H_O) / M I. The moments in `gradients` are
-// given up. Errors: factorisation (naming the linear), disk.
-StatusOr<ModelOutputs> FactorOutputMoments(const ArchSpec& spec, int64_t block_rows,
-                                           double shrinkage, const RowOrder& order,
-                                           ModelGradients& gradients, ThreadPool& pool,
-                                           SpillStore& store);
+// Factors every H_O of these blocks with shrinkage: (1 - s) H_O + s tr(H_O) / M I. The moments in
+// `gradients` are given up. Errors: factorisation (naming the linear), disk.
+StatusOr<ModelOutputs> FactorOutputMoments(const ArchSpec& spec, BlockRange blocks,
+                                           int64_t block_rows, double shrinkage,
+                                           const RowOrder& order, ModelGradients& gradients,
+                                           ThreadPool& pool, SpillStore& store);
 
 // Reads the factors back.
 StatusOr<std::vector<RowBlock>> LoadRowBlocks(const OutputMoments& moments,

@@ -12,6 +12,7 @@
 #include "base/thread_pool.h"
 #include "pipeline/input_moments.h"
 #include "pipeline/linear_plan.h"
+#include "pipeline/local_stages.h"
 #include "pipeline/model_coder.h"
 #include "pipeline/model_files.h"
 #include "pipeline/output_guard.h"
@@ -97,6 +98,12 @@ class Quantizer {
     if (!(options_.shrinkage >= 0 && options_.shrinkage < 1)) {
       return absl::InvalidArgumentError("--shrinkage must be at least 0 and below 1");
     }
+    CVXQ_RETURN_IF_ERROR(at_least_one("--workers", options_.workers));
+    if (options_.workers > 1 && !Staged()) {
+      return absl::InvalidArgumentError(
+          "--workers is for --codec entropy with --objective fisher, one iteration and --estimator "
+          "labels or signs");
+    }
     CVXQ_ASSIGN_OR_RETURN(feedback_, coder_->ChooseFeedback(options_.feedback));
     needs_ = coder_->Needs();
     return absl::OkStatus();
@@ -158,6 +165,13 @@ class Quantizer {
     return options;
   }
 
+  // Whether the job is cut into stages: what they can do, they do also where there is only one.
+  bool Staged() const {
+    return options_.codec == CodecKind::kEntropy && options_.iterations == 1 &&
+           options_.objective == Objective::kFisher &&
+           options_.estimator.value_or(Estimator::kLabels) != Estimator::kTokens;
+  }
+
   Status Gradients(int64_t iteration) {
     std::optional<QuantizedOverlay> overlay;
     const WeightSource* weights = files_.weights.get();
@@ -165,11 +179,29 @@ class Quantizer {
       weights = &overlay.emplace(*files_.weights, plans_, *coder_);
     } else {
       writer_ = std::make_unique<PackedWriter>(*files_.checkpoint, PackedConfig(), plans_);
-      context_.emplace(CodingContext{options_, *files_.checkpoint, files_.spec, gradients_, inputs_,
-                                     outputs_, *store_, pool_, progress_, watch_, *writer_,
-                                     plans_});
+      if (Staged()) {
+        const StageJob job{options_,       files_,         calibration_,  needs_,
+                           feedback_,      GradientsOf(0), output_block_, ModelMemory().compute,
+                           output_->path()};
+        if (options_.make_stages) {
+          CVXQ_ASSIGN_OR_RETURN(stages_, options_.make_stages(job));
+        } else {
+          stages_ = std::make_unique<LocalStages>(job, options_.workers, pool_.threads(), memory_);
+        }
+      }
+      context_.emplace(CodingContext{{options_, *files_.checkpoint, files_.spec, gradients_,
+                                      inputs_, outputs_, *store_, pool_, plans_},
+                                     progress_,
+                                     watch_,
+                                     *writer_,
+                                     stages_.get()});
     }
     if (!needs_.gradients) return absl::OkStatus();
+    if (stages_ != nullptr) {
+      CVXQ_RETURN_IF_ERROR(stages_->Gradients(progress_));
+      watch_.Lap("gradients");
+      return absl::OkStatus();
+    }
     CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model,
                           Model::Load(files_.spec, *weights, ModelMemory(), *backend_));
     GradientOptions options = GradientsOf(iteration);
@@ -203,9 +235,9 @@ class Quantizer {
       }
       return std::vector<int32_t>();
     };
-    CVXQ_ASSIGN_OR_RETURN(outputs_,
-                          FactorOutputMoments(files_.spec, output_block_, options_.shrinkage, order,
-                                              gradients_, pool_, *store_));
+    CVXQ_ASSIGN_OR_RETURN(
+        outputs_, FactorOutputMoments(files_.spec, {0, files_.spec.layers}, output_block_,
+                                      options_.shrinkage, order, gradients_, pool_, *store_));
     double damping = 0;
     for (const auto& block : outputs_) {
       for (const OutputMoments& moments : block) damping = std::max(damping, moments.damping);
@@ -250,6 +282,11 @@ class Quantizer {
 
   Status Moments() {
     if (!needs_.input_factors && !needs_.input_means) return absl::OkStatus();
+    if (stages_ != nullptr) {
+      CVXQ_RETURN_IF_ERROR(stages_->Moments(progress_));
+      watch_.Lap("input moments");
+      return absl::OkStatus();
+    }
     CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model,
                           Model::Load(files_.spec, *files_.weights, ModelMemory(), *backend_));
     TokenWeights weights;
@@ -393,6 +430,7 @@ class Quantizer {
   ModelOutputs outputs_;
   std::unique_ptr<PackedWriter> writer_;
   Stopwatch watch_;
+  std::unique_ptr<Stages> stages_;        // where the job is cut into stages
   std::optional<CodingContext> context_;  // of all the above
 };
 

@@ -21,6 +21,7 @@
 #include "nlohmann/json.hpp"
 #include "pipeline/calibration.h"
 #include "pipeline/gradients.h"
+#include "pipeline/stages.h"
 #include "quant/feedback.h"
 
 namespace cvxq {
@@ -57,6 +58,8 @@ struct QuantizeOptions {
 
   ComputeKind compute = ComputeKind::kAuto;
   int threads = 0;                // 0: all that this process may use
+  int64_t workers = 1;            // stages that work at the same time, with their share of both
+  MakeStages make_stages;         // given: in place of stages in this process
   std::optional<int64_t> memory;  // bytes for what may else be spilled or streamed
 
   // Called once the output is complete and before it appears under its name, with the whole report

@@ -36,6 +36,9 @@ title "Decoding of entropy-coded matrices (bench/entropy_decode.cc)"
 title "Two-sided against one-sided coding (bench/two_sided.cc)"
 "$build/bench/bench_two_sided"
 
+title "Two-sided against one-sided coding in whole jobs (bench/coding_jobs.py)"
+python3 bench/coding_jobs.py --build "$build"
+
 title "Products of a block's statistics against oneDNN (bench/block_products.cc)"
 "$build/bench/bench_block_products"
 

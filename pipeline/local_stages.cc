@@ -1,0 +1,154 @@
+#include "pipeline/local_stages.h"
+
+#include <algorithm>
+#include <array>
+#include <condition_variable>
+#include <map>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "base/interrupt.h"
+
+namespace cvxq {
+namespace {
+
+// Waves of a stream that may wait for the slower side. Gradient passes bound themselves; moments
+// would run through the whole calibration set.
+constexpr size_t kWaitingMoments = 4;
+
+}  // namespace
+
+// Waits are cut short once `Stop` was called.
+class LocalStages::Boundary : public StageBoundary {
+ public:
+  Status Send(Stream stream, int64_t wave, std::span<const float> values) override {
+    std::unique_lock lock(mutex_);
+    std::map<int64_t, std::vector<float>>& waiting = waiting_[static_cast<int>(stream)];
+    changed_.wait(lock, [&] {
+      return stopped_ || stream != Stream::kMoments || waiting.size() < kWaitingMoments;
+    });
+    if (stopped_) return absl::AbortedError("a neighbouring stage failed");
+    waiting[wave].assign(values.begin(), values.end());
+    changed_.notify_all();
+    return absl::OkStatus();
+  }
+
+  Status Receive(Stream stream, int64_t wave, std::span<float> values) override {
+    std::unique_lock lock(mutex_);
+    std::map<int64_t, std::vector<float>>& waiting = waiting_[static_cast<int>(stream)];
+    changed_.wait(lock, [&] { return stopped_ || waiting.contains(wave); });
+    if (stopped_) return absl::AbortedError("a neighbouring stage failed");
+    const auto found = waiting.extract(wave);
+    std::copy(found.mapped().begin(), found.mapped().end(), values.begin());
+    changed_.notify_all();
+    return absl::OkStatus();
+  }
+
+  void Stop() {
+    const std::lock_guard lock(mutex_);
+    stopped_ = true;
+    changed_.notify_all();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::array<std::map<int64_t, std::vector<float>>, 3> waiting_;  // by stream and wave
+  bool stopped_ = false;
+};
+
+LocalStages::LocalStages(StageJob job, int64_t workers, int threads, int64_t memory)
+    : job_(std::move(job)) {
+  const std::vector<BlockRange> ranges = CutStages(job_.files.spec, workers);
+  const int64_t count = static_cast<int64_t>(ranges.size());
+  for (int64_t i = 0; i + 1 < count; ++i) boundaries_.push_back(std::make_unique<Boundary>());
+  for (int64_t i = 0; i < count; ++i) {
+    const StagePlace place{.blocks = ranges[i],
+                           .before = i > 0 ? boundaries_[i - 1].get() : nullptr,
+                           .after = i + 1 < count ? boundaries_[i].get() : nullptr,
+                           .waves_ahead = count - i};
+    const int share = static_cast<int>((threads + count - 1 - i) / count);
+    stages_.push_back(std::make_unique<Stage>(job_, place, std::max(1, share), memory / count));
+  }
+}
+
+LocalStages::~LocalStages() = default;
+
+Status LocalStages::Each(const std::function<Status(Stage&)>& step) {
+  std::vector<Status> status(stages_.size());
+  const std::atomic<bool>* stop = StopScope::Current();
+  const auto run = [&](size_t i) {
+    status[i] = step(*stages_[i]);
+    if (status[i].ok()) return;
+    for (const auto& boundary : boundaries_) boundary->Stop();
+  };
+  std::vector<std::thread> threads;
+  for (size_t i = 1; i < stages_.size(); ++i) {
+    threads.emplace_back([&, i] {
+      const StopScope scope(stop);
+      run(i);
+    });
+  }
+  run(0);
+  for (std::thread& thread : threads) thread.join();
+  // What stopped the others says only that.
+  for (const Status& s : status) {
+    if (!s.ok() && !absl::IsAborted(s)) return s;
+  }
+  for (const Status& s : status) CVXQ_RETURN_IF_ERROR(s);
+  return absl::OkStatus();
+}
+
+Status LocalStages::Gradients(Progress& progress) {
+  auto phase = progress.Start("gradients", job_.gradients.samples * count(), "sequences");
+  CVXQ_RETURN_IF_ERROR(Each([&](Stage& stage) { return stage.Gradients(phase); }));
+  phase.Done();
+  double damping = 0;
+  for (const auto& stage : stages_) damping = std::max(damping, stage->output_damping());
+  if (damping > 0) {
+    progress.Note(
+        absl::StrFormat("some output moments took extra damping, up to %g of their mean", damping));
+  }
+  return absl::OkStatus();
+}
+
+Status LocalStages::Moments(Progress& progress) {
+  auto phase = progress.Start("input moments", job_.files.spec.layers, "blocks");
+  CVXQ_RETURN_IF_ERROR(Each([&](Stage& stage) { return stage.Moments(phase); }));
+  phase.Done();
+  double damping = 0;
+  for (const auto& stage : stages_) damping = std::max(damping, stage->input_damping());
+  if (damping > job_.options.damping) {
+    progress.Note(
+        absl::StrFormat("some input moments took more damping, up to %g of their mean", damping));
+  }
+  return absl::OkStatus();
+}
+
+StatusOr<EntropyAnswer> LocalStages::CarryOut(const EntropyOrder& order, Progress::Phase& phase) {
+  std::vector<EntropyAnswer> parts(stages_.size());
+  CVXQ_RETURN_IF_ERROR(Each([&](Stage& stage) -> Status {
+    const auto at = std::find_if(stages_.begin(), stages_.end(),
+                                 [&](const auto& s) { return s.get() == &stage; });
+    CVXQ_ASSIGN_OR_RETURN(parts[at - stages_.begin()], stage.CarryOut(order, phase));
+    return absl::OkStatus();
+  }));
+  EntropyAnswer answer;
+  for (EntropyAnswer& part : parts) answer.Append(std::move(part));
+  return answer;
+}
+
+Status LocalStages::Collect(const EntropyTables& tables, std::vector<LinearPlan>& plans) {
+  CVXQ_RETURN_IF_ERROR(Each([&](Stage& stage) { return stage.CorrectBiases(tables); }));
+  for (const auto& stage : stages_) {
+    for (LinearPlan& plan : stage->plans()) {
+      const int64_t index = plan.index;
+      plans[index] = std::move(plan);
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace cvxq

@@ -1,0 +1,49 @@
+// A stage: a run of blocks of the model that one worker does the statistics and the coding of. What
+// passes between neighbouring stages is activations, wave after wave, and gradients back. The tiles
+// of all sums are cut from the model and the calibration set alone, never from the stages: any
+// number of them gives the same bits.
+#ifndef CVXQ_PIPELINE_STAGE_PLACE_H_
+#define CVXQ_PIPELINE_STAGE_PLACE_H_
+
+#include <cstdint>
+#include <span>
+
+#include "base/status.h"
+
+namespace cvxq {
+
+struct BlockRange {
+  int64_t begin = 0, end = 0;
+  int64_t size() const { return end - begin; }
+};
+
+// What two neighbouring stages share. Each end is used from one thread at a time.
+class StageBoundary {
+ public:
+  enum class Stream : uint8_t {
+    kForward,   // activations of the gradient pass, towards the head
+    kBackward,  // gradients of these, towards the embedding
+    kMoments,   // activations of the pass for input moments, towards the head
+  };
+  virtual ~StageBoundary() = default;
+
+  // Hands over the values of one wave [tokens, D]. Waves are 0, 1, 2, ... within each stream.
+  virtual Status Send(Stream stream, int64_t wave, std::span<const float> values) = 0;
+  // Waits for them. An error where the other side will never send them: kAborted, or its own.
+  virtual Status Receive(Stream stream, int64_t wave, std::span<float> values) = 0;
+};
+
+struct StagePlace {
+  BlockRange blocks;
+  StageBoundary* before = nullptr;  // nullptr: the first stage, which embeds
+  StageBoundary* after = nullptr;   // nullptr: the last stage, which has the head
+  // Waves whose forward pass this stage may be ahead of their backward pass: as many as there are
+  // stages from this one on, so that none waits.
+  int64_t waves_ahead = 1;
+
+  static StagePlace Whole(int64_t layers) { return {.blocks = {0, layers}}; }
+};
+
+}  // namespace cvxq
+
+#endif  // CVXQ_PIPELINE_STAGE_PLACE_H_

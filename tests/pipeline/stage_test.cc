@@ -1,0 +1,141 @@
+// Jobs cut into stages: the cut, the same bytes for any number of them, and failures that stop them
+// all with the error of the one that failed.
+#include "pipeline/stage.h"
+
+#include <filesystem>
+#include <fstream>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "pipeline/local_stages.h"
+#include "pipeline/quantize.h"
+#include "tests/pipeline/scratch_folder.h"
+#include "tests/pipeline/tiny_model.h"
+
+namespace cvxq {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+
+std::string Example(const std::string& name) {
+  return std::string(CVXQ_SOURCE_DIR) + "/examples/models/" + name;
+}
+
+TEST(CutStagesTest, CoversAllBlocksOnceAndLeavesTheHeadItsShare) {
+  ArchSpec spec = TinyModel("llama").files.spec;
+  for (const int64_t layers : {1, 2, 5, 32, 126}) {
+    spec.layers = layers;
+    for (const int64_t stages : {1, 2, 3, 4, 7, 8, 64, 200}) {
+      const std::vector<BlockRange> ranges = CutStages(spec, stages);
+      ASSERT_EQ(static_cast<int64_t>(ranges.size()), std::min(stages, layers));
+      int64_t next = 0, most = 0;
+      for (const BlockRange& range : ranges) {
+        EXPECT_EQ(range.begin, next);
+        EXPECT_GT(range.size(), 0);
+        next = range.end;
+        most = std::max(most, range.size());
+      }
+      EXPECT_EQ(next, layers);
+      EXPECT_LE(ranges.back().size(), most);
+    }
+  }
+  // A head that is worth several blocks leaves the last stage fewer of them.
+  spec.layers = 16;
+  spec.vocabulary = 100'000;
+  EXPECT_LT(CutStages(spec, 2)[1].size(), 8);
+}
+
+class StagesTest : public testing::Test {
+ protected:
+  QuantizeOptions Options(const std::string& model, int64_t workers) const {
+    QuantizeOptions options;
+    options.model = model;
+    options.output = scratch_.path() + "/out";
+    options.overwrite = true;
+    options.bits = 2.2;
+    options.workers = workers;
+    options.threads = 2;
+    // Two waves of 4096 tokens and a part of a third.
+    options.calibration.samples = 140;
+    options.calibration.seq_len = 64;
+    return options;
+  }
+  StatusOr<QuantizeReport> Run(const QuantizeOptions& options) {
+    Progress progress(ProgressMode::kQuiet);
+    return Quantize(options, progress);
+  }
+
+  ScratchFolder scratch_;
+};
+
+TEST_F(StagesTest, SameBytesForAnyNumberOfWorkers) {
+  for (const char* model : {"kjv-llama-1m", "kjv-opt-1m"}) {
+    const auto alone = Run(Options(Example(model), 1));
+    ASSERT_TRUE(alone.ok()) << alone.status();
+    for (const int64_t workers : {2, 3, 4, 8}) {
+      const auto together = Run(Options(Example(model), workers));
+      ASSERT_TRUE(together.ok()) << together.status();
+      EXPECT_EQ(together->sha256, alone->sha256) << model << ", workers " << workers;
+      EXPECT_EQ(together->coding_passes, alone->coding_passes);
+      for (size_t i = 0; i < alone->layers.size(); ++i) {
+        EXPECT_EQ(together->layers[i].predicted_distortion, alone->layers[i].predicted_distortion);
+      }
+    }
+  }
+}
+
+TEST_F(StagesTest, SameBytesWithOtherFeedback) {
+  for (const Feedback feedback : {Feedback::kNone, Feedback::kOne}) {
+    QuantizeOptions options = Options(Example("kjv-llama-1m"), 1);
+    options.feedback = feedback;
+    const auto alone = Run(options);
+    ASSERT_TRUE(alone.ok()) << alone.status();
+    options.workers = 3;
+    const auto together = Run(options);
+    ASSERT_TRUE(together.ok()) << together.status();
+    EXPECT_EQ(together->sha256, alone->sha256);
+  }
+}
+
+TEST_F(StagesTest, AFailureStopsAllAndIsTold) {
+  // A weight of the third block is not a number: the stage that has it says so, whichever it is.
+  const std::string model = scratch_.path() + "/model";
+  fs::copy(Example("kjv-llama-1m"), model, fs::copy_options::recursive);
+  const auto checkpoint = Checkpoint::Open(model);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  const HostTensor* tensor = (*checkpoint)->Find("model.layers.2.mlp.up_proj.weight");
+  ASSERT_NE(tensor, nullptr);
+  const std::string bytes(reinterpret_cast<const char*>(tensor->data), 64);
+  const std::string path = model + "/model.safetensors";
+  std::string file(fs::file_size(path), '\0');
+  std::ifstream(path, std::ios::binary)
+      .read(file.data(), static_cast<std::streamsize>(file.size()));
+  const size_t at = file.find(bytes);
+  ASSERT_NE(at, std::string::npos);
+  file[at] = static_cast<char>(0xc0), file[at + 1] = 0x7f;  // NaN as BF16
+  std::ofstream(path, std::ios::binary)
+      .write(file.data(), static_cast<std::streamsize>(file.size()));
+  for (const int64_t workers : {1, 2, 4}) {
+    const auto report = Run(Options(model, workers));
+    ASSERT_FALSE(report.ok());
+    EXPECT_THAT(std::string(report.status().message()), HasSubstr("model.layers.2.mlp.up_proj"))
+        << workers;
+    EXPECT_FALSE(fs::exists(scratch_.path() + "/out"));
+  }
+}
+
+TEST_F(StagesTest, OtherCodecsAndEstimatorsAreRefused) {
+  QuantizeOptions options = Options(Example("kjv-llama-1m"), 2);
+  options.codec = CodecKind::kLloyd;
+  EXPECT_THAT(std::string(Run(options).status().message()), HasSubstr("--workers is for"));
+  options = Options(Example("kjv-llama-1m"), 0);
+  EXPECT_THAT(std::string(Run(options).status().message()),
+              HasSubstr("--workers must be at least 1"));
+  options = Options(Example("kjv-llama-1m"), 2);
+  options.estimator = Estimator::kTokens;
+  EXPECT_THAT(std::string(Run(options).status().message()), HasSubstr("--workers is for"));
+}
+
+}  // namespace
+}  // namespace cvxq
