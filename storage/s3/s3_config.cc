@@ -68,7 +68,7 @@ StatusOr<S3Config> S3ConfigFromEnvironment(const std::string& address) {
   config.bucket = place.substr(0, slash);
   CVXQ_RETURN_IF_ERROR(CheckBucket(config.bucket));
   if (slash != std::string::npos) config.prefix = place.substr(slash + 1);
-  if (config.prefix.ends_with('/')) config.prefix.pop_back();
+  if (config.prefix.size() > 1 && config.prefix.ends_with('/')) config.prefix.pop_back();
   if (!config.prefix.empty()) CVXQ_RETURN_IF_ERROR(CheckKey(config.prefix));
 
   config.region = Variable("AWS_REGION", Variable("AWS_DEFAULT_REGION", "us-east-1"));

@@ -10,6 +10,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
+#include "base/interrupt.h"
 #include "storage/s3/s3_client.h"
 #include "storage/s3/s3_upload.h"
 #include "storage/s3/s3_xml.h"
@@ -89,7 +90,9 @@ class S3Store : public ObjectStore {
     std::atomic<bool> failed = false;
     std::mutex mutex;
     Status status;
+    const auto* stop = StopScope::Current();
     const auto work = [&] {
+      const StopScope scope(stop);
       for (int64_t part; !failed && (part = next++) < parts;) {
         const int64_t begin = part * options.part_bytes;
         const Status read =

@@ -13,6 +13,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_format.h"
+#include "base/interrupt.h"
 #include "storage/s3/s3_xml.h"
 
 namespace cvxq {
@@ -149,6 +150,7 @@ class S3Upload : public ObjectWriter {
   }
 
   void Work() {
+    const StopScope scope(stop_of_maker_);
     std::unique_lock lock(mutex_);
     while (true) {
       changed_.wait(lock, [&] { return !queue_.empty() || stop_; });
@@ -260,6 +262,7 @@ class S3Upload : public ObjectWriter {
   S3Client& client_;
   const std::string key_;
   const int64_t part_bytes_;
+  const std::atomic<bool>* const stop_of_maker_ = StopScope::Current();
   std::string buffer_;  // the part that fills
   std::string id_;      // of the upload; empty until the first part is full
   std::string mark_;

@@ -17,7 +17,7 @@
 
 namespace cvxq {
 
-// Sends nothing yet. `client` must outlive the writer.
+// Sends nothing yet. `client`, and a StopScope in which it is made, must outlive the writer.
 std::unique_ptr<ObjectWriter> StartS3Upload(S3Client& client, const std::string& key,
                                             int64_t expected_bytes);
 

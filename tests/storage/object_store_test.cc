@@ -401,9 +401,10 @@ TEST(RealObjectStore, IsTestedWhereThereIsOne) {
 }
 
 TEST(OpenObjectStore, RefusesOtherAddresses) {
-  for (const char* address : {"", "gs://bucket/x", "http://host/x", "file://relative", "s3://",
-                              "s3:///x", "s3://b", "s3://bucket//x", "s3://bucket/../x",
-                              "s3://../x", "s3://buc ket", "s3://user:password@bucket/x"}) {
+  for (const char* address :
+       {"", "gs://bucket/x", "http://host/x", "file://relative", "s3://", "s3:///x", "s3://b",
+        "s3://bucket//x", "s3://bucket//", "s3://bucket/../x", "s3://../x", "s3://buc ket",
+        "s3://user:password@bucket/x"}) {
     EXPECT_EQ(OpenObjectStore(address).status().code(), StatusCode::kInvalidArgument) << address;
   }
   const TempFolder folder;

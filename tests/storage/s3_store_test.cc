@@ -5,6 +5,7 @@
 #include <functional>
 #include <thread>
 
+#include "base/interrupt.h"
 #include "tests/storage/fake_s3.h"
 #include "tests/storage/test_files.h"
 
@@ -163,6 +164,27 @@ TEST_F(S3StoreTest, ServersThatDoNotAnswerAreLeft) {
   server_.Break(S3Op::kGet, {S3Fault::kNoAnswer});
   const auto store = Open({.deadline_ms = 1000, .backoff_ms = 1});
   EXPECT_EQ(store->ReadAll(kKey, 10).value(), "x");
+}
+
+TEST_F(S3StoreTest, WorkThatWasStoppedDoesNotWait) {
+  std::atomic<bool> stop = false;
+  const StopScope scope(&stop);
+  const auto store = Open({.parallel_requests = 4, .part_bytes = kPart, .backoff_ms = 100'000});
+  const auto writer = store->Create(kKey, 0).value();
+  const std::string bytes = Pattern(4 * kPart);
+  ASSERT_EQ(writer->Append(std::as_bytes(std::span(bytes))), absl::OkStatus());
+  stop = true;
+  for (const S3Op op : {S3Op::kHead, S3Op::kGet, S3Op::kPut, S3Op::kPutPart, S3Op::kAbort}) {
+    server_.Break(op, {S3Fault::kAnswer, 503, "SlowDown"}, 10);
+  }
+  std::string out(4 * kPart, '?');
+  const std::string part = "interrupted";
+  ExpectS3Error(ReadInto(*store, out, "\"e\""), StatusCode::kCancelled, part);
+  ExpectS3Error(store->Head(kKey).status(), StatusCode::kCancelled, part);
+  ExpectS3Error(store->WriteIfAbsent(kKey, "x"), StatusCode::kCancelled, part);
+  Status status = writer->Append(std::as_bytes(std::span(bytes).first(1)));
+  if (status.ok()) status = writer->Commit();  // parts may have failed before it
+  ExpectS3Error(status, StatusCode::kCancelled, part);
 }
 
 TEST_F(S3StoreTest, NamesWhatIsForbidden) {
