@@ -3,6 +3,8 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "service/errors.h"
+
 namespace cvxq {
 
 CLI::App* Command::Declare(CLI::App& app, const std::string& name, const std::string& description,
@@ -44,6 +46,8 @@ int ExitCode(const Status& status) {
       return 2;
     case absl::StatusCode::kCancelled:
       return 130;
+    case absl::StatusCode::kResourceExhausted:
+      return ReasonOf(status).empty() ? 1 : 3;  // of this machine, or of the service
     default:
       return 1;
   }

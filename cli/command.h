@@ -39,11 +39,16 @@ std::unique_ptr<Command> MakeQuantizeCommand(CLI::App& app);
 std::unique_ptr<Command> MakeEvalCommand(CLI::App& app);
 std::unique_ptr<Command> MakeGenerateCommand(CLI::App& app);
 std::unique_ptr<Command> MakeInspectCommand(CLI::App& app);
+std::unique_ptr<Command> MakeCoordinatorCommand(CLI::App& app);
+std::unique_ptr<Command> MakeSubmitCommand(CLI::App& app);
+std::unique_ptr<Command> MakeJobsCommand(CLI::App& app);
+std::unique_ptr<Command> MakeWatchCommand(CLI::App& app);
+std::unique_ptr<Command> MakeCancelCommand(CLI::App& app);
 
 // A number that is not negative; CLI11 itself reads -1 as 2^64 - 1 where no sign is expected.
 CLI::Validator NotNegative();
 
-// 0 done, 1 failed, 2 wrong usage, 130 interrupted. (3, refused by a plan, has no source yet.)
+// 0 done, 1 failed, 2 wrong usage, 3 refused by a limit of the service, 130 interrupted.
 int ExitCode(const Status& status);
 
 // One line for a folder given as MODEL or OUT: strips file://, refuses other schemes.

@@ -67,6 +67,11 @@ int Main(int argc, char** argv) {
   commands.push_back(MakeEvalCommand(app));
   commands.push_back(MakeGenerateCommand(app));
   commands.push_back(MakeInspectCommand(app));
+  commands.push_back(MakeCoordinatorCommand(app));
+  commands.push_back(MakeSubmitCommand(app));
+  commands.push_back(MakeJobsCommand(app));
+  commands.push_back(MakeWatchCommand(app));
+  commands.push_back(MakeCancelCommand(app));
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

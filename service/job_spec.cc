@@ -5,6 +5,7 @@
 
 #include "base/thread_pool.h"
 #include "service/errors.h"
+#include "service/utf8.h"
 
 namespace cvxq {
 namespace {
@@ -94,6 +95,7 @@ void CheckSpec(const QuantizeSpec& spec, Checker& check) {
   }
   check.Range(kSpec + ".iterations", spec.iterations(), 0, 1000);
   if (spec.has_group_rows()) check.Range(kSpec + ".group_rows", spec.group_rows(), 1, kMillion);
+  check.Range(kSpec + ".tune", spec.tune(), 0, 1000);
   check.Range(kSpec + ".group_size", spec.group_size(), 0, kMillion);
   if (spec.has_damping()) {
     check.Require(spec.damping() >= 0 && spec.damping() <= 1, kSpec + ".damping",
@@ -196,6 +198,7 @@ StatusOr<QuantizeOptions> ToQuantizeOptions(const Job& job, const StoragePolicy&
   if (spec.iterations() > 0) options.iterations = spec.iterations();
   if (spec.has_group_rows()) options.group_rows = spec.group_rows();
   if (spec.group_size() > 0) options.group = spec.group_size();
+  options.tune = spec.tune();
   if (spec.has_damping()) options.damping = spec.damping();
   if (spec.has_shrinkage()) options.shrinkage = spec.shrinkage();
   options.threads = std::min(job.resources().threads(), AvailableProcessors());
@@ -208,7 +211,7 @@ v1::ResultManifest ToManifest(const Job& job, const QuantizeReport& report) {
   manifest.set_uri(job.output().uri());
   for (const auto& [path, sha256] : report.sha256) {
     auto* file = manifest.add_files();
-    file->set_path(path);
+    file->set_path(CleanUtf8(path, kLongestUri));
     file->set_sha256(sha256);
   }
   manifest.set_bits_per_weight(report.bits_per_weight);

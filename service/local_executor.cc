@@ -133,12 +133,14 @@ void LocalExecutor::Run(const Task& task) {
   if (!started.ok()) return;  // cancelled or deleted meanwhile, or this process is to stop
   const Status status = Quantise(task, attempt);
   JobInput outcome{.kind = JobInput::Kind::kSucceed, .attempt = attempt};
-  if (!status.ok() && *task.stop) {
-    std::lock_guard lock(mutex_);
-    if (shutdown_) return;  // whoever starts next begins anew
+  if (!status.ok()) {
+    {
+      std::lock_guard lock(mutex_);
+      if (shutdown_ || Interrupted()) return;  // whoever starts next begins anew
+    }
     outcome.kind = JobInput::Kind::kStopped;
-  } else if (!status.ok()) {
-    if (Interrupted()) return;  // the whole process is ending
+    if (*task.stop && task.sink->Report(name, outcome).ok()) return;
+    // Failed, or stopped because its reports were refused for another reason than a cancellation.
     outcome.kind = JobInput::Kind::kFail;
     outcome.error = ToRpcStatus(WithReason(status, ReasonOfWork));
   }

@@ -28,8 +28,9 @@ Metrics::Metrics(const std::string& version)
       attempts_(Add(registry_, prometheus::BuildCounter(), "cvxq_job_attempts_total",
                     "How often work on a job has begun.")
                     .Add({})),
-      watches_(
-          Add(registry_, prometheus::BuildGauge(), "cvxq_watches", "Open watch streams.").Add({})),
+      watches_(Add(registry_, prometheus::BuildGauge(), "cvxq_watches",
+                   "Open watch streams and waiting calls.")
+                   .Add({})),
       leader_(Add(registry_, prometheus::BuildGauge(), "cvxq_leader",
                   "1 while this coordinator may write.")
                   .Add({})) {

@@ -6,7 +6,7 @@
 //   cvxq_job_duration_seconds{state}                          from creation to the end, by outcome
 //   cvxq_job_attempts_total                                   work begun, again too
 //   cvxq_rpc_duration_seconds{method,code}                    its _count is the number of calls
-//   cvxq_watches                                              open watch streams
+//   cvxq_watches                                              open watch streams and waiting calls
 //   cvxq_leader                                               1 while this coordinator may write
 #ifndef CVXQ_SERVICE_METRICS_H_
 #define CVXQ_SERVICE_METRICS_H_

@@ -37,4 +37,20 @@ grpc::Status Call::Finish(const Status& status) {
   return ToGrpcStatus(status);
 }
 
+OpenWatch::OpenWatch(ApiContext& api) : api_(api), count_(++api.watches) {
+  api_.coordinator.metrics().WatchOpened();
+}
+
+OpenWatch::~OpenWatch() {
+  --api_.watches;
+  api_.coordinator.metrics().WatchClosed();
+}
+
+Status OpenWatch::Check() const {
+  if (count_ <= api_.most_watches) return absl::OkStatus();
+  return ServiceError(
+      absl::StatusCode::kResourceExhausted, reason::kTooManyWatches,
+      absl::StrCat(api_.most_watches, " watches are open, as many as this server takes"));
+}
+
 }  // namespace cvxq

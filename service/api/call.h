@@ -51,6 +51,22 @@ class Call {
   Caller caller_;
 };
 
+// Counts one call that stays open, with the thread that it holds, for as long as it lives.
+class OpenWatch {
+ public:
+  explicit OpenWatch(ApiContext& api);
+  ~OpenWatch();
+  OpenWatch(const OpenWatch&) = delete;
+  OpenWatch& operator=(const OpenWatch&) = delete;
+
+  // kResourceExhausted TOO_MANY_WATCHES.
+  Status Check() const;
+
+ private:
+  ApiContext& api_;
+  const int count_;
+};
+
 }  // namespace cvxq
 
 #endif  // CVXQ_SERVICE_API_CALL_H_

@@ -14,6 +14,8 @@ namespace {
 StatusOr<Job> Wait(ApiContext& api, const Call& call, const std::string& name, absl::Time until) {
   CVXQ_ASSIGN_OR_RETURN(auto job, api.coordinator.jobs().Get(name));
   if (IsTerminal(job->state())) return *job;
+  const OpenWatch open(api);
+  CVXQ_RETURN_IF_ERROR(open.Check());
   CVXQ_ASSIGN_OR_RETURN(const auto watch, api.coordinator.jobs().Watch(name, job->revision()));
   while (!call.cancelled()) {
     const absl::Duration left = until - absl::Now();

@@ -17,6 +17,7 @@ namespace cvxq {
 namespace {
 
 constexpr int32_t kDefaultPage = 50, kLargestPage = 1000;
+constexpr size_t kLargestPageBytes = size_t{3} << 20;  // clients take 4 MiB unless told otherwise
 
 // Equal for equal messages, in one build; maps have no place in what clients ask for.
 std::string Digest(const google::protobuf::Message& message) {
@@ -69,29 +70,6 @@ StatusOr<JobRequest> ToJobRequest(const v1::CreateQuantizeModelJobRequest& reque
   return result;
 }
 
-// Counts one open watch for as long as it lives.
-class OpenWatch {
- public:
-  explicit OpenWatch(ApiContext& api) : api_(api), count_(++api.watches) {
-    api_.coordinator.metrics().WatchOpened();
-  }
-  ~OpenWatch() {
-    --api_.watches;
-    api_.coordinator.metrics().WatchClosed();
-  }
-  Status Check() const {
-    if (count_ <= api_.most_watches) return absl::OkStatus();
-    return ServiceError(absl::StatusCode::kResourceExhausted, reason::kTooManyWatches,
-                        absl::StrCat(api_.most_watches,
-                                     " watches are open, as many as this server "
-                                     "takes"));
-  }
-
- private:
-  ApiContext& api_;
-  const int count_;
-};
-
 Status Watch(ApiContext& api, Call& call, const v1::WatchQuantizeModelJobRequest& request,
              grpc::ServerWriter<v1::JobEvent>& writer) {
   CVXQ_RETURN_IF_ERROR(call.Admit(request));
@@ -124,6 +102,14 @@ StatusOr<JobPage> ListPage(ApiContext& api, const std::string& parent, int32_t p
   const int32_t limit = std::min(page_size == 0 ? kDefaultPage : page_size, kLargestPage);
   JobPage page = api.coordinator.jobs().List(absl::StrCat(parent, "/quantizeModelJobs/"), after,
                                              static_cast<size_t>(limit), matches);
+  size_t bytes = 0;
+  for (size_t i = 0; i < page.jobs.size(); ++i) {
+    bytes += page.jobs[i]->ByteSizeLong();
+    if (i == 0 || bytes <= kLargestPageBytes) continue;
+    page.jobs.resize(i);
+    CVXQ_ASSIGN_OR_RETURN(const JobName last, ParseJobName(page.jobs.back()->name()));
+    page.next_after = last.id;
+  }
   if (!page.next_after.empty()) next_page_token = MakePageToken(query, page.next_after);
   return page;
 }
