@@ -64,6 +64,7 @@ CURVES = [  # drawn in this order, the last on top
     Variant("lloyd, one-sided", "lloyd", [2.0, 3.0, 4.0], ["--feedback", "one"]),
     Variant("lloyd", "lloyd", [2.0, 3.0, 4.0]),
     Variant("entropy", "entropy", TEN_BITS),
+    Variant("entropy, tuned", "entropy", [2.0, 3.0, 4.0], ["--tune", "3"]),
 ]
 AFFINE = [  # widths, not true bits
     Variant("rtn, groups of 64", "rtn", [2, 3, 4], ["--group", "64"], width=True),

@@ -61,6 +61,7 @@ class Quantizer {
       if (iteration == 0) CVXQ_RETURN_IF_ERROR(Moments());
       CVXQ_RETURN_IF_ERROR(coder_->Code(*context_));
     }
+    stages_.reset();  // statistics that nobody needs any more
     CVXQ_RETURN_IF_ERROR(Tune());
     return Publish();
   }
