@@ -90,6 +90,7 @@ ProgressMode ChooseProgressMode(bool quiet) {
 struct Progress::State {
   std::mutex mutex;  // guards everything
   ProgressOptions options;
+  std::vector<std::string> notes;
   std::string name, unit;
   uint64_t id = 0;  // of the running phase
   bool running = false, drawn = false, stop = false;
@@ -240,6 +241,7 @@ Progress::Phase Progress::Start(std::string name, int64_t total, std::string uni
 void Progress::Note(std::string_view line) {
   State& s = *state_;
   std::lock_guard lock(s.mutex);
+  s.notes.emplace_back(line);
   s.Tell(ProgressUpdate::Kind::kNote, line);
   if (s.options.mode == ProgressMode::kQuiet) return;
   const bool redraw = s.drawn;
@@ -249,6 +251,11 @@ void Progress::Note(std::string_view line) {
     s.drawn = true;
   }
   s.options.sink(text);
+}
+
+std::vector<std::string> Progress::notes() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->notes;
 }
 
 Progress::Phase::Phase(Phase&& other) noexcept

@@ -18,6 +18,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace cvxq {
 
@@ -83,6 +84,8 @@ class Progress {
 
   // Prints one line above the bar; nothing in kQuiet.
   void Note(std::string_view line);
+  // All lines so far, for reports; in kQuiet too.
+  std::vector<std::string> notes() const;
 
  private:
   struct State;

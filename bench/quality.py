@@ -63,8 +63,8 @@ CURVES = [  # drawn in this order, the last on top
     Variant("companded", "companded", BITS),
     Variant("lloyd, one-sided", "lloyd", [2.0, 3.0, 4.0], ["--feedback", "one"]),
     Variant("lloyd", "lloyd", [2.0, 3.0, 4.0]),
-    Variant("entropy", "entropy", TEN_BITS),
     Variant("entropy, tuned", "entropy", [2.0, 3.0, 4.0], ["--tune", "3"]),
+    Variant("entropy", "entropy", TEN_BITS),
 ]
 AFFINE = [  # widths, not true bits
     Variant("rtn, groups of 64", "rtn", [2, 3, 4], ["--group", "64"], width=True),
@@ -376,13 +376,14 @@ def show_goals(results, peers):
     for model in dict.fromkeys(r["model"] for r in runs):
         kl = {(r["run"], r["bits"]): r["kl_mean"] for r in runs
               if r["model"] == model and not r["nominal"]}
-        for bits in (2.0, 3.0):  # a bit ahead of the papers' codec
-            ours, theirs = kl.get(("entropy", bits)), kl.get(("companded", bits + 1))
-            if ours and theirs:
-                missed += ours >= theirs
-                rows.append([f"{model}, entropy", f"{bits:.1f} true", three_digits(ours),
-                             three_digits(theirs), "pass" if ours < theirs else "FAIL",
-                             f"companded at {bits + 1:.1f} true"])
+        for bits in (2.0, 3.0):  # a bit ahead of the papers' codec, with or without tuning
+            theirs = kl.get(("companded", bits + 1))
+            ours = {run: kl[run, bits] for run in ("entropy", "entropy, tuned") if (run, bits) in kl}
+            if theirs and ours:
+                missed += min(ours.values()) >= theirs
+                rows += [[f"{model}, {run}", f"{bits:.1f} true", three_digits(value),
+                          three_digits(theirs), "pass" if value < theirs else "FAIL",
+                          f"companded at {bits + 1:.1f} true"] for run, value in ours.items()]
         curve = best_curve(results, model)
         for peer in (p for p in peers if p["model"] == model and p["true_bits"] < 5):
             ours = kl_at(peer["true_bits"], curve)

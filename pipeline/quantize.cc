@@ -389,6 +389,7 @@ class Quantizer {
     report.log2_lambda = coder_->log2_lambda();
     report.iterations = options_.iterations;
     report.tune_epochs = options_.tune;
+    report.notes = progress_.notes();
     report.coding_passes = coder_->passes();
     report.peak_memory_bytes = PeakResidentBytes();
     watch_.Lap("write");

@@ -82,6 +82,7 @@ struct QuantizeReport {
   double log2_lambda = 0, zero_fraction = 0;
   int64_t iterations = 0, coding_passes = 0, tune_epochs = 0;
   std::vector<std::pair<std::string, double>> seconds;  // by phase, then "total"
+  std::vector<std::string> notes;  // what was out of the ordinary, such as damping that was raised
   int64_t peak_memory_bytes = 0;
   std::map<std::string, std::string> sha256;  // by file
   std::vector<LayerReport> layers;

@@ -16,7 +16,8 @@ nlohmann::ordered_json QuantizeReport::ToJson() const {
                                  {"zero_fraction", zero_fraction},
                                  {"iterations", iterations},
                                  {"coding_passes", coding_passes},
-                                 {"tune_epochs", tune_epochs}};
+                                 {"tune_epochs", tune_epochs},
+                                 {"notes", notes}};
   for (const auto& [phase, time] : seconds) json["seconds"][phase] = time;
   json["peak_memory_bytes"] = peak_memory_bytes;
   json["backend"] = backend;

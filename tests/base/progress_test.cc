@@ -116,6 +116,16 @@ TEST(Progress, NoteStandsAboveTheBar) {
                           "\r\x1b[Klayer 3 has no inputs\ncoding        0 layers   0:00"));
 }
 
+TEST(Progress, NotesAreKeptForReportsWhateverTheMode) {
+  Fixture f(ProgressMode::kQuiet);
+  Progress progress(f.options);
+  progress.Note("before");
+  auto phase = progress.Start("coding", 0, "layers");
+  progress.Note("layer 3 has no inputs");
+  EXPECT_THAT(progress.notes(), ElementsAre("before", "layer 3 has no inputs"));
+  EXPECT_TRUE(f.writes.empty());
+}
+
 TEST(Progress, PhaseDroppedOnErrorLeavesACleanLine) {
   Fixture f(ProgressMode::kBar);
   Progress progress(f.options);

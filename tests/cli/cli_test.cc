@@ -87,7 +87,7 @@ TEST_F(CliTest, QuantizeSpeaksJson) {
   ASSERT_TRUE(report.is_object()) << result.out;
   for (const char* key : {"output", "codec", "parameters", "quantized_parameters",
                           "bits_per_weight", "nominal_bits_per_weight", "file_bits", "file_bytes",
-                          "log2_lambda", "zero_fraction", "iterations", "tune_epochs", "seconds",
+                          "log2_lambda", "zero_fraction", "iterations", "tune_epochs", "notes", "seconds",
                           "peak_memory_bytes", "backend", "numerics_class", "sha256", "layers"}) {
     ASSERT_TRUE(report.contains(key)) << key;
     EXPECT_FALSE(report[key].is_null()) << key;
