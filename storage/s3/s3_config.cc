@@ -81,9 +81,9 @@ StatusOr<S3Config> S3ConfigFromEnvironment(const std::string& address) {
   const char* variable =
       Variable("AWS_ENDPOINT_URL_S3").empty() ? "AWS_ENDPOINT_URL" : "AWS_ENDPOINT_URL_S3";
   const std::string own = Variable(variable);
-  CVXQ_RETURN_IF_ERROR(
-      SetEndpoint(own.empty() ? absl::StrCat("https://s3.", config.region, ".amazonaws.com") : own,
-                  variable, config));
+  const char* china = absl::StartsWith(config.region, "cn-") ? ".cn" : "";
+  const std::string amazon = absl::StrCat("https://s3.", config.region, ".amazonaws.com", china);
+  CVXQ_RETURN_IF_ERROR(SetEndpoint(own.empty() ? amazon : own, variable, config));
 
   // No certificate covers names with further dots.
   const bool path = !own.empty() || absl::StrContains(config.bucket, ".");

@@ -47,6 +47,12 @@ TEST_F(S3ConfigTest, IsAmazonWithoutAnEnvironment) {
   EXPECT_EQ(S3ConfigFromEnvironment("s3://my-bucket/")->address(), "s3://my-bucket");
 }
 
+TEST_F(S3ConfigTest, KnowsTheRegionsOfChina) {
+  setenv("AWS_REGION", "cn-north-1", 1);
+  EXPECT_EQ(S3ConfigFromEnvironment("s3://my-bucket")->endpoint,
+            "https://my-bucket.s3.cn-north-1.amazonaws.com.cn");
+}
+
 TEST_F(S3ConfigTest, NamesWithDotsGoIntoThePath) {
   const auto config = S3ConfigFromEnvironment("s3://my.bucket");
   EXPECT_EQ(config->endpoint, "https://s3.us-east-1.amazonaws.com");

@@ -74,7 +74,8 @@ std::vector<S3Fault> PassingFaults() {
           {S3Fault::kResetAfter},
           {S3Fault::kLostReply},
           {S3Fault::kTruncated},
-          {S3Fault::kDrip}};
+          {S3Fault::kDrip},
+          {S3Fault::kWrongLength, 10}};
 }
 
 TEST_F(S3StoreTest, PassingFaultsAreNotSeen) {
@@ -86,7 +87,8 @@ TEST_F(S3StoreTest, PassingFaultsAreNotSeen) {
       server_.Break(op, fault, 2);
     }
     // Answers to HEAD have no body that could be cut or say more than the status.
-    if (fault.status != 400) server_.Break(S3Op::kHead, fault, 2);
+    if (fault.status != 400 && fault.kind != S3Fault::kWrongLength)
+      server_.Break(S3Op::kHead, fault, 2);
     EXPECT_EQ(store_->Write(kKey, bytes), absl::OkStatus());
     EXPECT_EQ(Stored(), bytes);
     std::string out(bytes.size(), '?');
@@ -130,6 +132,13 @@ TEST_F(S3StoreTest, ServersThatIgnoreConditionsOfReadsAreNoticed) {
   ExpectS3Error(ReadInto(*store_, out, "\"other\""), StatusCode::kFailedPrecondition, "changed");
   server_.set_ignores_range();
   ExpectS3Error(ReadInto(*store_, out), StatusCode::kDataLoss, "a range was asked for");
+}
+
+TEST_F(S3StoreTest, AnswersThatAreTooShortAreNoticed) {
+  PutObject(Pattern(3 * kPart));
+  server_.Break(S3Op::kGet, {S3Fault::kWrongLength, -3}, 1);
+  std::string out(3 * kPart, '?');
+  ExpectS3Error(ReadInto(*store_, out), StatusCode::kDataLoss, "fewer bytes");
 }
 
 TEST_F(S3StoreTest, GivesUpAtTheDeadline) {
