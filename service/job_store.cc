@@ -126,7 +126,6 @@ StatusOr<JobStore::EntryPtr> JobStore::Find(const std::string& name) const {
 StatusOr<CreatedJob> JobStore::Create(const Job& job, const std::string& request_id,
                                       const std::string& digest) {
   const JobStep step = CreateJob(job, options_.clock());
-  std::lock_guard creation(create_mutex_);
   const StatusOr<CreatedLog> log =
       store_.CreateLog(epoch_, job.name(), request_id, digest, Serialize(step.records));
   if (absl::IsAlreadyExists(log.status())) {
@@ -143,7 +142,7 @@ StatusOr<CreatedJob> JobStore::Create(const Job& job, const std::string& request
     if (const StatusOr<EntryPtr> known = Find(log->name); known.ok()) {
       return CreatedJob{.job = (*known)->Current()};
     }
-    // It was made by a call whose outcome this process never learnt: it is new here.
+    // It was made by a call that is not done yet, or whose outcome this process never learnt.
   }
   EntryPtr entry;
   if (log->created) {
@@ -151,11 +150,16 @@ StatusOr<CreatedJob> JobStore::Create(const Job& job, const std::string& request
     entry->name = job.name();
     entry->job = std::make_shared<const Job>(step.job);
   } else {
-    CVXQ_ASSIGN_OR_RETURN(entry, Load(log->name));
+    StatusOr<EntryPtr> loaded = Load(log->name);
+    if (!loaded.ok()) return StoreError(loaded.status());
+    entry = *std::move(loaded);
   }
   std::lock_guard lock(mutex_);
-  jobs_[log->name] = entry;
-  return CreatedJob{.job = entry->job, .created = log->created, .actions = step.actions};
+  const auto [known, added] = jobs_.try_emplace(log->name, entry);
+  CreatedJob result{.job = known->second->Current(), .created = log->created};
+  // Of several calls that come here with one log, one hands the job out.
+  if (added) result.actions = step.actions;
+  return result;
 }
 
 StatusOr<std::shared_ptr<const Job>> JobStore::Get(const std::string& name) const {

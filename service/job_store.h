@@ -93,7 +93,6 @@ class JobStore {
   int64_t epoch_ = 0;
   std::atomic<bool> lost_ = false, closed_ = false;
   std::map<std::string, Status> damaged_;  // by name; set while opening
-  std::mutex create_mutex_;                // one creation at a time
   mutable std::mutex mutex_;               // guards jobs_
   std::map<std::string, EntryPtr> jobs_;
 };

@@ -50,8 +50,8 @@ class BackgroundProcess {
     for (char c; !text.ends_with(end + "\n") && read(out_, &c, 1) == 1;) text += c;
     return text;
   }
-  // Sends the signal and waits; the exit code, 1000 + signal if it died of one, -1 if it has been
-  // stopped before.
+  // Sends the signal (0: none) and waits; the exit code, 1000 + signal if it died of one, -1 if it
+  // has been stopped before.
   int Stop(int signal) {
     if (child_ <= 0) return -1;
     kill(child_, signal);

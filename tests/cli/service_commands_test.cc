@@ -202,5 +202,17 @@ TEST_F(ServiceCommandsTest, JobsSurviveAKilledCoordinator) {
   EXPECT_TRUE(fs::exists(Path("models/short/config.json")));
 }
 
+TEST_F(ServiceCommandsTest, AnotherCoordinatorTakesOver) {
+  RunJson(Submit("long", false), 0);
+  WaitUntil("long", "RUNNING");
+  const std::unique_ptr<BackgroundProcess> old = std::move(coordinator_);
+  Start();
+  EXPECT_EQ(old->Stop(0), 1);  // it ends by itself
+  EXPECT_THAT(Log(), HasSubstr("another coordinator has taken over"));
+  RunJson({"cancel", "long"}, 0);
+  EXPECT_EQ(Run({"watch", "long"}).code, 1);
+  EXPECT_FALSE(fs::exists(Path("models/long")));
+}
+
 }  // namespace
 }  // namespace cvxq

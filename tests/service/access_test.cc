@@ -198,6 +198,39 @@ TEST_F(AccessTest, HealthIsToldByService) {
   EXPECT_EQ(health("cvxq.v1.QuantizationService"), serving);
 }
 
+// The library's own health service keeps streams open as long as clients do.
+TEST_F(AccessTest, ShutdownWaitsForNoHealthWatch) {
+  TestService service;
+  grpc::GenericStub stub(service.channel_);
+  grpc::ClientContext context;
+  grpc::CompletionQueue queue;
+  const auto call = stub.PrepareCall(&context, "/grpc.health.v1.Health/Watch", &queue);
+  void* tag;
+  bool ok;
+  call->StartCall(nullptr);
+  queue.Next(&tag, &ok);
+  const grpc::Slice everything(std::string("\x0a\x00", 2));
+  call->Write(grpc::ByteBuffer(&everything, 1), nullptr);
+  queue.Next(&tag, &ok);
+  call->WritesDone(nullptr);
+  queue.Next(&tag, &ok);
+  grpc::ByteBuffer answer;
+  call->Read(&answer, nullptr);
+  queue.Next(&tag, &ok);
+  EXPECT_TRUE(ok);
+  service.server_->Shutdown();
+  while (ok) {  // NOT_SERVING, then the end
+    call->Read(&answer, nullptr);
+    queue.Next(&tag, &ok);
+  }
+  grpc::Status status;
+  call->Finish(&status, nullptr);
+  queue.Next(&tag, &ok);
+  EXPECT_FALSE(status.ok());
+  queue.Shutdown();
+  while (queue.Next(&tag, &ok)) continue;
+}
+
 TEST_F(AccessTest, ReflectionIsThereWhenAskedFor) {
   for (const bool reflection : {false, true}) {
     ServerOptions options;

@@ -2,6 +2,7 @@
 // nothing.
 #include "service/job_store.h"
 
+#include <atomic>
 #include <thread>
 
 #include "google/protobuf/util/message_differencer.h"
@@ -108,6 +109,28 @@ TEST_F(JobStoreTest, OneRequestIdIsOneJob) {
   const Status reused = jobs->Create(Accepted("b"), "request", "other").status();
   EXPECT_EQ(reused.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(ReasonOf(reused), reason::kRequestIdReused);
+}
+
+TEST_F(JobStoreTest, CallsAtOnceWithOneRequestIdHandTheJobOutOnce) {
+  auto jobs = Open();
+  for (int round = 0; round < 100; ++round) {
+    const std::string request = "r" + std::to_string(round);
+    std::atomic<int> created = 0, handed_out = 0;
+    std::vector<std::thread> callers;
+    for (int caller = 0; caller < 3; ++caller) {
+      callers.emplace_back([&, caller] {
+        const auto result =
+            jobs->Create(Accepted(request + "-" + std::to_string(caller)), request, "");
+        ASSERT_TRUE(result.ok()) << result.status();
+        created += result->created ? 1 : 0;
+        handed_out += result->actions.empty() ? 0 : 1;
+      });
+    }
+    for (std::thread& caller : callers) caller.join();
+    EXPECT_EQ(created, 1);
+    EXPECT_EQ(handed_out, 1);
+  }
+  EXPECT_EQ(jobs->CountByState()[Job::QUEUED], 100);
 }
 
 TEST_F(JobStoreTest, WritesWhoseRepliesAreLostHappenOnce) {

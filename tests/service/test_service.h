@@ -27,7 +27,7 @@ class TestService {
  public:
   explicit TestService(ServerOptions options = {}, CoordinatorOptions coordinator = {})
       : options_(std::move(options)), coordinator_options_(std::move(coordinator)) {
-    options_.listen = "localhost:0";
+    options_.listen = "127.0.0.1:0";
     model_ = scratch_.path() + "/model";
     std::filesystem::create_directory(model_);
     Start();
@@ -68,7 +68,7 @@ class TestService {
     stub_ = v1::QuantizationService::NewStub(channel_);
     operations_ = google::longrunning::Operations::NewStub(channel_);
   }
-  std::string address() const { return absl::StrCat("localhost:", server_->port()); }
+  std::string address() const { return absl::StrCat("127.0.0.1:", server_->port()); }
   std::string Path(const std::string& name) const { return scratch_.path() + "/" + name; }
 
   // A request that is right in every way.
