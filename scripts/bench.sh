@@ -33,6 +33,9 @@ title "Products from packed codes against BF16 (bench/matvec.cc)"
 title "Decoding of entropy-coded matrices (bench/entropy_decode.cc)"
 "$build/bench/bench_entropy_decode"
 
+title "Large objects against plain ranged GETs (bench/object_store.cc)"
+"$build/bench/bench_object_store"
+
 title "Two-sided against one-sided coding (bench/two_sided.cc)"
 "$build/bench/bench_two_sided"
 
