@@ -16,6 +16,7 @@
 #include "service/api/server.h"
 #include "service/errors.h"
 #include "service/local_executor.h"
+#include "service/log.h"
 #include "service/uuid.h"
 #include "tests/pipeline/scratch_folder.h"
 #include "tests/service/fake_work.h"
@@ -83,7 +84,7 @@ class TestService {
     return request;
   }
 
-  // One call; the answer, or the error with its details. `token`: sent along unless empty.
+  // One call, with `token_` unless it is empty; the answer, or the error with its details.
   template <typename Response, typename Stub, typename Request>
   StatusOr<Response> Call(Stub& stub,
                           grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
@@ -161,6 +162,37 @@ class TestService {
   std::unique_ptr<Stub> stub_;
   std::unique_ptr<Operations> operations_;
 };
+
+// Tests whose coordinators log nothing.
+class TestOfService : public testing::Test {
+ protected:
+  TestOfService() {
+    SetLogSink([](std::string_view) {});
+  }
+  ~TestOfService() override { SetLogSink(nullptr); }
+};
+
+inline v1::JobMetadata MetadataOf(const google::longrunning::Operation& operation) {
+  v1::JobMetadata metadata;
+  EXPECT_TRUE(operation.metadata().UnpackTo(&metadata));
+  return metadata;
+}
+
+// Exactly one ErrorInfo, of our domain, and this reason.
+inline void ExpectReason(const Status& status, absl::StatusCode code, const std::string& reason) {
+  EXPECT_EQ(status.code(), code) << status;
+  EXPECT_EQ(ReasonOf(status), reason) << status;
+  EXPECT_FALSE(status.message().empty());
+  int infos = 0;
+  const google::rpc::Status rich = ToRpcStatus(status);
+  for (const auto& detail : rich.details()) {
+    google::rpc::ErrorInfo info;
+    if (!detail.UnpackTo(&info)) continue;
+    ++infos;
+    EXPECT_EQ(info.domain(), "cvxq");
+  }
+  EXPECT_EQ(infos, 1);
+}
 
 }  // namespace cvxq
 
