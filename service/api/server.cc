@@ -8,8 +8,6 @@
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server_builder.h>
 
-#include <chrono>
-
 #include "service/api/operations_api.h"
 #include "service/api/quantization_api.h"
 
@@ -21,7 +19,6 @@ constexpr int kLargestMessage = 4 << 20;
 constexpr int kLargestMetadata = 16 << 10;
 constexpr int kMostStreamsOfConnection = 1000;
 constexpr int kSpareThreads = 256;  // beside those of watches
-constexpr std::chrono::seconds kDrain{3};
 
 constexpr const char* kServices[] = {"cvxq.v1.QuantizationService",
                                      "google.longrunning.Operations"};
@@ -88,7 +85,8 @@ bool IsLoopback(const std::string& listen) {
 
 ApiServer::ApiServer(Coordinator& coordinator, Access access, const ServerOptions& options)
     : api_{coordinator, std::move(access), RateLimit(options.rate), options.largest_request,
-           options.most_watches} {}
+           options.most_watches},
+      drain_(options.drain) {}
 
 StatusOr<std::unique_ptr<ApiServer>> ApiServer::Start(Coordinator& coordinator,
                                                       const ServerOptions& options) {
@@ -129,7 +127,7 @@ void ApiServer::Shutdown() {
   if (server_ == nullptr) return;
   SetServing(false);
   api_.coordinator.jobs().CloseWatches();
-  server_->Shutdown(std::chrono::system_clock::now() + kDrain);
+  server_->Shutdown(absl::ToChronoTime(absl::Now() + drain_));
   server_->Wait();
   server_.reset();
 }

@@ -22,6 +22,7 @@ struct ServerOptions {
   size_t largest_request = size_t{256} << 10;
   double rate = 1000;  // requests a second of one caller; 0: any
   int most_watches = 1000;
+  absl::Duration drain = absl::Seconds(3);  // for calls under way at shutdown
 };
 
 class ApiServer {
@@ -44,6 +45,7 @@ class ApiServer {
 
   struct Services;
   ApiContext api_;
+  const absl::Duration drain_;
   std::unique_ptr<Services> services_;
   std::unique_ptr<grpc::Server> server_;
   int port_ = 0;

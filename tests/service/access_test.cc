@@ -200,7 +200,9 @@ TEST_F(AccessTest, HealthIsToldByService) {
 
 // The library's own health service keeps streams open as long as clients do.
 TEST_F(AccessTest, ShutdownWaitsForNoHealthWatch) {
-  TestService service;
+  ServerOptions options;
+  options.drain = absl::Milliseconds(50);
+  TestService service(options);
   grpc::GenericStub stub(service.channel_);
   grpc::ClientContext context;
   grpc::CompletionQueue queue;
