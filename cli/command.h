@@ -40,6 +40,7 @@ std::unique_ptr<Command> MakeEvalCommand(CLI::App& app);
 std::unique_ptr<Command> MakeGenerateCommand(CLI::App& app);
 std::unique_ptr<Command> MakeInspectCommand(CLI::App& app);
 std::unique_ptr<Command> MakeCoordinatorCommand(CLI::App& app);
+std::unique_ptr<Command> MakeWorkerCommand(CLI::App& app);
 std::unique_ptr<Command> MakeSubmitCommand(CLI::App& app);
 std::unique_ptr<Command> MakeJobsCommand(CLI::App& app);
 std::unique_ptr<Command> MakeWatchCommand(CLI::App& app);

@@ -13,6 +13,7 @@
 #include "service/errors.h"
 #include "service/local_executor.h"
 #include "service/log.h"
+#include "service/workers/remote_stages.h"
 #include "storage/files.h"
 
 namespace cvxq {
@@ -25,6 +26,7 @@ class CoordinatorCommand : public Command {
         Declare(app, "coordinator", "Take jobs over gRPC and run them",
                 "cvxq coordinator --store sqlite:/var/lib/cvxq/jobs.db --allow /models");
     command->add_option("--listen", server_.listen, "HOST:PORT for clients")->capture_default_str();
+    command->add_option("--listen-workers", workers_.listen, "HOST:PORT for workers");
     command->add_option("--store", store_, "sqlite:PATH or redis://HOST[:PORT][/DB]")->required();
     command->add_option("--allow", allow_, "Folders that jobs may read and write; repeatable")
         ->required();
@@ -49,6 +51,13 @@ class CoordinatorCommand : public Command {
     CVXQ_ASSIGN_OR_RETURN(const StoragePolicy policy, StoragePolicy::Make(allow_));
     CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<StateStore> store, OpenStateStore(store_));
     Metrics metrics(CVXQ_VERSION);
+    std::unique_ptr<WorkerPool> workers;
+    if (!workers_.listen.empty()) {
+      workers_.tls = {
+          .certificate = server_.certificate, .key = server_.key, .authority = server_.client_ca};
+      CVXQ_ASSIGN_OR_RETURN(workers, WorkerPool::Start(workers_));
+      executor_.make_stages = UseWorkersIfAny(*workers);
+    }
     LocalExecutor executor(policy, executor_);
     CoordinatorOptions options;
     options.jobs.owner = Owner();
@@ -65,7 +74,8 @@ class CoordinatorCommand : public Command {
                     {.metrics = [&] { return metrics.Text(coordinator->jobs().CountByState()); },
                      .ready = [&ready] { return ready.load(); }}));
     }
-    Announce(server->port(), http == nullptr ? 0 : http->port());
+    Announce(server->port(), http == nullptr ? 0 : http->port(),
+             workers == nullptr ? 0 : workers->port());
     const Status status = Serve(*coordinator, *server, ready);
     ready = false;
     server->Shutdown();
@@ -102,16 +112,17 @@ class CoordinatorCommand : public Command {
   }
 
   // Where it listens: port 0 in the options stands for any.
-  void Announce(int port, int metrics_port) const {
-    const std::string address =
-        absl::StrCat(server_.listen.substr(0, server_.listen.rfind(':')), ":", port);
-    std::string metrics;
-    if (metrics_port != 0) {
-      metrics = absl::StrCat(metrics_.substr(0, metrics_.rfind(':')), ":", metrics_port);
-    }
-    Log(LogLevel::kInfo, "listening", {{"address", address}, {"metrics", metrics}});
+  void Announce(int port, int metrics_port, int workers_port) const {
+    const auto with_port = [](const std::string& listen, int number) {
+      return number == 0 ? "" : absl::StrCat(listen.substr(0, listen.rfind(':')), ":", number);
+    };
+    const std::string address = with_port(server_.listen, port);
+    const std::string metrics = with_port(metrics_, metrics_port);
+    const std::string workers = with_port(workers_.listen, workers_port);
+    Log(LogLevel::kInfo, "listening",
+        {{"address", address}, {"metrics", metrics}, {"workers", workers}});
     if (!common.json) return;
-    PrintJson({{"address", address}, {"metrics", metrics}});
+    PrintJson({{"address", address}, {"metrics", metrics}, {"workers", workers}});
     std::fflush(stdout);
   }
 
@@ -134,6 +145,7 @@ class CoordinatorCommand : public Command {
 
   ServerOptions server_;
   LocalExecutorOptions executor_;
+  WorkerPoolOptions workers_{.listen = ""};
   std::string store_, metrics_, certificate_, key_, client_ca_, tokens_;
   std::vector<std::string> allow_;
 };

@@ -68,6 +68,7 @@ int Main(int argc, char** argv) {
   commands.push_back(MakeGenerateCommand(app));
   commands.push_back(MakeInspectCommand(app));
   commands.push_back(MakeCoordinatorCommand(app));
+  commands.push_back(MakeWorkerCommand(app));
   commands.push_back(MakeSubmitCommand(app));
   commands.push_back(MakeJobsCommand(app));
   commands.push_back(MakeWatchCommand(app));

@@ -32,7 +32,7 @@ include(embed)
 cvxq_embed(cvxq_pipeline cvxq_calibration_text "${CMAKE_SOURCE_DIR}/examples/text/kjv.calib.txt")
 
 include(proto)
-cvxq_library(service SOURCES "store/*.cc" "api/*.cc" LINK cvxq_pipeline cvxq_proto SQLite::SQLite3 PkgConfig::HIREDIS
+cvxq_library(service SOURCES "store/*.cc" "api/*.cc" "workers/*.cc" LINK cvxq_pipeline cvxq_proto SQLite::SQLite3 PkgConfig::HIREDIS
              prometheus-cpp::pull)
 
 # A file named *_avx2.cc, *_avx512.cc or *_avx512bf16.cc is compiled for that instruction set and called only

@@ -186,7 +186,8 @@ class Quantizer {
                            output_->path()};
         if (options_.make_stages) {
           CVXQ_ASSIGN_OR_RETURN(stages_, options_.make_stages(job));
-        } else {
+        }
+        if (stages_ == nullptr) {
           stages_ = std::make_unique<LocalStages>(job, options_.workers, pool_.threads(), memory_);
         }
       }

@@ -31,7 +31,7 @@ class Stages {
   virtual Status Collect(const EntropyTables& tables, std::vector<LinearPlan>& plans) = 0;
 };
 
-// Makes the stages of a job; what it refers to outlives them.
+// Makes the stages of a job; what it refers to outlives them. nullptr: in this process.
 using MakeStages = std::function<StatusOr<std::unique_ptr<Stages>>(const StageJob& job)>;
 
 }  // namespace cvxq

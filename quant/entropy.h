@@ -57,6 +57,9 @@ class SpreadHistogram {
   // from; what is left over is measured.
   double Bits(double log2_delta) const;
   double weights() const;
+  // The weights by spread, to be sent elsewhere.
+  std::span<const double> bins() const { return bins_; }
+  void Set(size_t bin, double weights) { bins_[bin] = weights; }
 
  private:
   static constexpr int kBinsPerOctave = 8, kBins = 200 * kBinsPerOctave;  // 2^-100 .. 2^100

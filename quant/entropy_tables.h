@@ -48,6 +48,9 @@ class SymbolCounts {
   std::span<const uint64_t> bins(int symbol_class, int grid) const {
     return std::span(counts_).subspan((symbol_class * kTrellisGrids + grid) * kBins, kBins);
   }
+  // All of them in a row, to be sent elsewhere.
+  std::span<const uint64_t> all() const { return counts_; }
+  void Set(size_t place, uint64_t count) { counts_[place] = count; }
 
  private:
   std::vector<uint64_t> counts_;

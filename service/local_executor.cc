@@ -36,6 +36,8 @@ const char* ReasonOfWork(absl::StatusCode code) {
       return reason::kSourceUnsupported;
     case absl::StatusCode::kResourceExhausted:
       return reason::kOutOfResources;
+    case absl::StatusCode::kUnavailable:
+      return reason::kWorkersGone;
     default:
       return reason::kInternal;
   }
@@ -155,6 +157,7 @@ Status LocalExecutor::Quantise(const Task& task, int32_t attempt) {
   JobReporter reporter(*task.sink, name, attempt, options_.report_interval, *task.stop);
   Progress progress(
       {.listener = [&reporter](const ProgressUpdate& update) { reporter.Listen(update); }});
+  options.make_stages = options_.make_stages;
   options.before_publish = [&](const QuantizeReport& report) -> Status {
     CVXQ_ASSIGN_OR_RETURN(const std::string now, SourceFingerprint(options.model));
     if (now != before) {

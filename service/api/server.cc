@@ -2,14 +2,13 @@
 
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
-#include <grpcpp/impl/server_builder_option.h>
-#include <grpcpp/impl/server_builder_plugin.h>
 #include <grpcpp/resource_quota.h>
-#include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server_builder.h>
 
+#include "service/api/credentials.h"
 #include "service/api/operations_api.h"
 #include "service/api/quantization_api.h"
+#include "service/api/without_reflection.h"
 
 namespace cvxq {
 namespace {
@@ -22,17 +21,6 @@ constexpr int kSpareThreads = 256;  // beside those of watches
 
 constexpr const char* kServices[] = {"cvxq.v1.QuantizationService",
                                      "google.longrunning.Operations"};
-
-// The library that has reflection switches it on for every server of a program that links it.
-class WithoutReflection : public grpc::ServerBuilderOption {
- public:
-  void UpdateArguments(grpc::ChannelArguments*) override {}
-  void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
-    std::erase_if(*plugins, [](const auto& plugin) {
-      return plugin->name().find("reflection") != std::string::npos;
-    });
-  }
-};
 
 void SetLimits(const ServerOptions& options, grpc::ServerBuilder& builder) {
   builder.SetMaxReceiveMessageSize(kLargestMessage);
@@ -50,25 +38,6 @@ void SetLimits(const ServerOptions& options, grpc::ServerBuilder& builder) {
   builder.SetResourceQuota(quota);
 }
 
-StatusOr<std::shared_ptr<grpc::ServerCredentials>> Credentials(const ServerOptions& options) {
-  const int given =
-      !options.certificate.empty() + !options.key.empty() + !options.client_ca.empty();
-  if (given == 0 && IsLoopback(options.listen)) return grpc::InsecureServerCredentials();
-  if (given == 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("cannot listen on ", options.listen,
-                     ": beyond loopback give --tls-cert, --tls-key and --tls-client-ca"));
-  }
-  if (given != 3) {
-    return absl::InvalidArgumentError(
-        "give --tls-cert, --tls-key and --tls-client-ca together, or none of them");
-  }
-  grpc::SslServerCredentialsOptions ssl(GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
-  ssl.pem_root_certs = options.client_ca;
-  ssl.pem_key_cert_pairs.push_back({options.key, options.certificate});
-  return grpc::SslServerCredentials(ssl);
-}
-
 }  // namespace
 
 struct ApiServer::Services {
@@ -77,12 +46,6 @@ struct ApiServer::Services {
   OperationsApi operations;
 };
 
-bool IsLoopback(const std::string& listen) {
-  const std::string host = listen.substr(0, listen.rfind(':'));
-  return host == "localhost" || host == "[::1]" ||
-         (host.starts_with("127.") && host.find_first_not_of("0123456789.") == std::string::npos);
-}
-
 ApiServer::ApiServer(Coordinator& coordinator, Access access, const ServerOptions& options)
     : api_{coordinator, std::move(access), RateLimit(options.rate), options.largest_request,
            options.most_watches},
@@ -90,7 +53,10 @@ ApiServer::ApiServer(Coordinator& coordinator, Access access, const ServerOption
 
 StatusOr<std::unique_ptr<ApiServer>> ApiServer::Start(Coordinator& coordinator,
                                                       const ServerOptions& options) {
-  CVXQ_ASSIGN_OR_RETURN(const auto credentials, Credentials(options));
+  CVXQ_ASSIGN_OR_RETURN(const auto credentials,
+                        ServerCredentials(options.listen, {.certificate = options.certificate,
+                                                           .key = options.key,
+                                                           .authority = options.client_ca}));
   Access access;
   if (!options.tokens.empty()) {
     CVXQ_ASSIGN_OR_RETURN(access, Access::Parse(options.tokens));

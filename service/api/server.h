@@ -51,9 +51,6 @@ class ApiServer {
   int port_ = 0;
 };
 
-// Whether only this machine can reach an address HOST:PORT.
-bool IsLoopback(const std::string& listen);
-
 }  // namespace cvxq
 
 #endif  // CVXQ_SERVICE_API_SERVER_H_

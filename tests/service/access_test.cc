@@ -6,6 +6,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "service/api/credentials.h"
 #include "service/api/grpc_log.h"
 #include "service/log.h"
 #include "tests/service/certificates.h"

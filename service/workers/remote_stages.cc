@@ -1,0 +1,286 @@
+#include "service/workers/remote_stages.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "base/interrupt.h"
+#include "kernels/backend.h"
+#include "service/errors.h"
+#include "service/log.h"
+#include "service/source_fingerprint.h"
+#include "service/uuid.h"
+#include "service/workers/wire.h"
+
+namespace cvxq {
+namespace {
+
+constexpr std::chrono::milliseconds kTick{100};  // how soon an interruption is seen
+
+// Those whose results have the same bits as this process's.
+std::vector<std::shared_ptr<WorkerLink>> SuitableWorkers(const WorkerPool& pool) {
+  const std::string numerics_class = MakeCpuBackend(1)->numerics_class();
+  std::vector<std::shared_ptr<WorkerLink>> workers = pool.workers();
+  std::erase_if(workers, [&](const auto& worker) {
+    return worker->hello().numerics_class() != numerics_class;
+  });
+  return workers;
+}
+
+Status Nonsense() { return absl::DataLossError("a worker's answer does not fit its order"); }
+
+}  // namespace
+
+MakeStages UseWorkers(WorkerPool& pool, RemoteStagesOptions options) {
+  return [&pool, options](const StageJob& job) { return RemoteStages::Start(pool, job, options); };
+}
+
+MakeStages UseWorkersIfAny(WorkerPool& pool) {
+  return [&pool](const StageJob& job) -> StatusOr<std::unique_ptr<Stages>> {
+    if (SuitableWorkers(pool).empty()) return nullptr;
+    return RemoteStages::Start(pool, job, {});
+  };
+}
+
+RemoteStages::RemoteStages(WorkerPool& pool, const StageJob& job,
+                           const RemoteStagesOptions& options)
+    : pool_(pool), job_(job), options_(options), id_(NewUuid()) {}
+
+StatusOr<std::unique_ptr<Stages>> RemoteStages::Start(WorkerPool& pool, const StageJob& job,
+                                                      const RemoteStagesOptions& options) {
+  std::unique_ptr<RemoteStages> stages(new RemoteStages(pool, job, options));
+  stages->spec_ = ToProto(job);
+  CVXQ_ASSIGN_OR_RETURN(std::string fingerprint, SourceFingerprint(job.files.folder));
+  stages->spec_.set_fingerprint(std::move(fingerprint));
+  pool.Attach(stages->id_, *stages);
+  CVXQ_RETURN_IF_ERROR(stages->Cut());
+  return stages;
+}
+
+RemoteStages::~RemoteStages() {
+  pool_.Detach(id_);
+  v1::Command release;
+  release.mutable_key()->set_job(id_);
+  release.mutable_release();
+  for (const auto& worker : pool_.workers()) worker->Send(release);
+}
+
+Status RemoteStages::Cut() {
+  std::unique_lock lock(mutex_);
+  const absl::Time until = absl::Now() + options_.patience;
+  std::vector<std::shared_ptr<WorkerLink>> workers;
+  while ((workers = SuitableWorkers(pool_)).empty()) {
+    CVXQ_RETURN_IF_ERROR(CheckInterrupted());
+    if (absl::Now() > until) {
+      return absl::UnavailableError(absl::StrCat(
+          "no worker of the class ", MakeCpuBackend(1)->numerics_class(), " has registered"));
+    }
+    changed_.wait_for(lock, kTick);
+  }
+  int64_t count = static_cast<int64_t>(workers.size());
+  if (options_.stages > 0) count = std::min(count, options_.stages);
+  for (const BlockRange& blocks : CutStages(job_.files.spec, count)) {
+    parts_.push_back({.blocks = blocks});
+  }
+  spec_.set_stages(static_cast<int64_t>(parts_.size()));
+  return Settle();
+}
+
+// Gives every stage without a worker to the one that has fewest. With the lock.
+Status RemoteStages::Settle() {
+  for (size_t stage = 0; stage < parts_.size(); ++stage) {
+    Part& part = parts_[stage];
+    if (part.worker != nullptr && !part.worker->lost()) continue;
+    if (part.worker != nullptr) {
+      Log(LogLevel::kWarning, "a stage was lost with its worker",
+          {{"stage", absl::StrCat(stage)}, {"worker", part.worker->hello().worker()}});
+      part.worker = nullptr;
+    }
+    if (part.attempt > options_.most_losses) {
+      return absl::UnavailableError(absl::StrCat("blocks ", part.blocks.begin, " to ",
+                                                 part.blocks.end - 1, " have lost their worker ",
+                                                 part.attempt, " times; see the workers' logs"));
+    }
+    std::shared_ptr<WorkerLink> chosen;
+    int64_t fewest = 0;
+    for (const auto& worker : SuitableWorkers(pool_)) {
+      const int64_t has = std::count_if(parts_.begin(), parts_.end(),
+                                        [&](const Part& p) { return p.worker == worker; });
+      if (chosen != nullptr && has >= fewest) continue;
+      chosen = worker;
+      fewest = has;
+    }
+    if (chosen == nullptr) {
+      if (!alone_) alone_ = absl::Now();
+      if (absl::Now() - *alone_ < options_.patience) return absl::OkStatus();
+      return absl::UnavailableError("all workers are gone");
+    }
+    alone_.reset();
+    Assign(stage, std::move(chosen));
+  }
+  return absl::OkStatus();
+}
+
+void RemoteStages::Assign(size_t stage, std::shared_ptr<WorkerLink> worker) {
+  Part& part = parts_[stage];
+  part.worker = std::move(worker);
+  ++part.attempt;
+  v1::Command start;
+  *start.mutable_start() = spec_;
+  start.mutable_start()->set_block_begin(part.blocks.begin);
+  start.mutable_start()->set_block_end(part.blocks.end);
+  start.mutable_start()->set_share(
+      std::count_if(parts_.begin(), parts_.end(),
+                    [&](const Part& other) { return other.worker == part.worker; }));
+  Send(stage, std::move(start));
+  TellNeighbours(stage);
+  if (stage > 0) TellNeighbours(stage - 1);
+  if (stage + 1 < parts_.size()) TellNeighbours(stage + 1);
+  for (const v1::Command& step : steps_) Send(stage, step);
+}
+
+void RemoteStages::TellNeighbours(size_t stage) {
+  const auto address = [&](size_t of) {
+    const bool there = of < parts_.size() && parts_[of].worker != nullptr;
+    return there ? parts_[of].worker->hello().address() : std::string();
+  };
+  v1::Command command;
+  command.mutable_neighbours()->set_before(stage > 0 ? address(stage - 1) : "");
+  command.mutable_neighbours()->set_after(address(stage + 1));
+  Send(stage, std::move(command));
+}
+
+void RemoteStages::Send(size_t stage, v1::Command command) {
+  const Part& part = parts_[stage];
+  if (part.worker == nullptr) return;
+  command.mutable_key()->set_job(id_);
+  command.mutable_key()->set_stage(static_cast<int64_t>(stage));
+  command.mutable_key()->set_attempt(part.attempt);
+  part.worker->Send(command);
+}
+
+Status RemoteStages::Step(v1::Command command, Progress::Phase* phase,
+                          std::vector<LinearPlan>* plans) {
+  std::unique_lock lock(mutex_);
+  command.set_step(static_cast<int64_t>(steps_.size()) + 1);
+  phase_ = phase;
+  plans_ = plans;
+  for (size_t stage = 0; stage < parts_.size(); ++stage) {
+    parts_[stage].advanced = 0;
+    parts_[stage].done.reset();
+    Send(stage, command);
+  }
+  steps_.push_back(std::move(command));
+  const auto all_done = [&] {
+    return std::all_of(parts_.begin(), parts_.end(),
+                       [](const Part& part) { return part.done.has_value(); });
+  };
+  while (status_.ok() && !all_done()) {
+    status_ = CheckInterrupted();
+    if (status_.ok()) status_ = Settle();
+    if (status_.ok() && !all_done()) changed_.wait_for(lock, kTick);
+  }
+  phase_ = nullptr;
+  plans_ = nullptr;
+  return status_;
+}
+
+void RemoteStages::OnReport(const WorkerLink& worker, v1::Report report) {
+  const std::lock_guard lock(mutex_);
+  const uint64_t stage = static_cast<uint64_t>(report.key().stage());
+  if (stage >= parts_.size()) return;
+  Part& part = parts_[stage];
+  // Nothing counts but what the present worker says of the present step: others are late, or go
+  // through steps again.
+  if (part.worker.get() != &worker || part.attempt != report.key().attempt()) return;
+  if (report.has_error()) {
+    if (status_.ok()) status_ = FromRpcStatus(report.error());
+    changed_.notify_all();
+    return;
+  }
+  if (report.step() != static_cast<int64_t>(steps_.size()) || part.done) return;
+  if (report.has_done()) {
+    part.done = std::move(*report.mutable_done());
+    changed_.notify_all();
+  } else if (report.has_linear() && plans_ != nullptr) {
+    const Status status = FromProto(report.linear(), *plans_);
+    if (status_.ok()) status_ = status;
+  } else if (phase_ != nullptr && report.advanced() > part.advanced) {
+    phase_->Advance(report.advanced() - part.advanced);
+    part.advanced = report.advanced();
+  }
+}
+
+void RemoteStages::OnChange() {
+  const std::lock_guard lock(mutex_);
+  changed_.notify_all();
+}
+
+double RemoteStages::Damping() const {
+  double damping = 0;
+  for (const Part& part : parts_) damping = std::max(damping, part.done->damping());
+  return damping;
+}
+
+Status RemoteStages::Gradients(Progress& progress) {
+  progress.Note(absl::StrCat(parts_.size(), " stages on workers"));
+  auto phase = progress.Start(
+      "gradients", job_.gradients.samples * static_cast<int64_t>(parts_.size()), "sequences");
+  v1::Command command;
+  command.mutable_gradients();
+  CVXQ_RETURN_IF_ERROR(Step(std::move(command), &phase, nullptr));
+  phase.Done();
+  if (Damping() > 0) {
+    progress.Note(absl::StrFormat("some output moments took extra damping, up to %g of their mean",
+                                  Damping()));
+  }
+  return absl::OkStatus();
+}
+
+Status RemoteStages::Moments(Progress& progress) {
+  auto phase = progress.Start("input moments", job_.files.spec.layers, "blocks");
+  v1::Command command;
+  command.mutable_moments();
+  CVXQ_RETURN_IF_ERROR(Step(std::move(command), &phase, nullptr));
+  phase.Done();
+  if (Damping() > job_.options.damping) {
+    progress.Note(
+        absl::StrFormat("some input moments took more damping, up to %g of their mean", Damping()));
+  }
+  return absl::OkStatus();
+}
+
+StatusOr<EntropyAnswer> RemoteStages::CarryOut(const EntropyOrder& order, Progress::Phase& phase) {
+  v1::Command command;
+  *command.mutable_order() = ToProto(order);
+  CVXQ_RETURN_IF_ERROR(Step(std::move(command), &phase, nullptr));
+  EntropyAnswer answer;
+  for (const Part& part : parts_) {
+    CVXQ_ASSIGN_OR_RETURN(EntropyAnswer of_part, FromProto(part.done->answer()));
+    answer.Append(std::move(of_part));
+  }
+  const size_t blocks = order.blocks.size(), each = job_.files.spec.linears().size();
+  const bool foreseen = order.kind == EntropyOrder::Kind::kForesee;
+  if (answer.histograms.size() != (foreseen ? blocks : 0) ||
+      answer.linears.size() != (foreseen ? 0 : blocks * each)) {
+    return Nonsense();
+  }
+  const int64_t plans = job_.files.spec.layers * static_cast<int64_t>(each);
+  for (const EntropyAnswer::Linear& linear : answer.linears) {
+    if (linear.plan < 0 || linear.plan >= plans || linear.bytes < 0) return Nonsense();
+  }
+  return answer;
+}
+
+Status RemoteStages::Collect(const EntropyTables& tables, std::vector<LinearPlan>& plans) {
+  const std::vector<uint8_t> bytes = tables.Serialize();
+  v1::Command command;
+  command.mutable_collect()->set_tables(bytes.data(), bytes.size());
+  CVXQ_RETURN_IF_ERROR(Step(std::move(command), nullptr, &plans));
+  const bool all = std::all_of(plans.begin(), plans.end(),
+                               [](const LinearPlan& plan) { return !plan.packed.empty(); });
+  return all ? absl::OkStatus() : Nonsense();
+}
+
+}  // namespace cvxq

@@ -1,0 +1,87 @@
+// All stages of a job on registered workers. Where a worker is lost, its stages begin anew on
+// another one and go through all steps once more; the others keep what they have, and wait. Results
+// are the same bits wherever stages run and however often they begin.
+#ifndef CVXQ_SERVICE_WORKERS_REMOTE_STAGES_H_
+#define CVXQ_SERVICE_WORKERS_REMOTE_STAGES_H_
+
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "pipeline/stage.h"
+#include "pipeline/stages.h"
+#include "service/workers/worker_pool.h"
+
+namespace cvxq {
+
+struct RemoteStagesOptions {
+  int64_t stages = 0;  // at most; 0: one for each worker there is
+  // How long a job waits where it has no worker at all.
+  absl::Duration patience = absl::Minutes(1);
+  int64_t most_losses = 8;  // of one stage: what kills its workers again and again is given up
+};
+
+class RemoteStages : public Stages, private WorkerListener {
+ public:
+  // Waits for the first worker and cuts the model by how many there are then. `pool` and what `job`
+  // refers to outlive it. kUnavailable without workers.
+  static StatusOr<std::unique_ptr<Stages>> Start(WorkerPool& pool, const StageJob& job,
+                                                 const RemoteStagesOptions& options);
+  ~RemoteStages() override;
+
+  // Errors: those of the stages; kUnavailable where workers are gone for too long or a stage was
+  // lost too often.
+  Status Gradients(Progress& progress) override;
+  Status Moments(Progress& progress) override;
+  StatusOr<EntropyAnswer> CarryOut(const EntropyOrder& order, Progress::Phase& phase) override;
+  Status Collect(const EntropyTables& tables, std::vector<LinearPlan>& plans) override;
+
+ private:
+  struct Part {
+    BlockRange blocks;
+    std::shared_ptr<WorkerLink> worker;  // nullptr: none now
+    int64_t attempt = 0;
+    int64_t advanced = 0;                  // of the step under way
+    std::optional<v1::Report::Done> done;  // of the step under way
+  };
+
+  RemoteStages(WorkerPool& pool, const StageJob& job, const RemoteStagesOptions& options);
+  void OnReport(const WorkerLink& worker, v1::Report report) override;
+  void OnChange() override;
+
+  Status Cut();
+  Status Settle();
+  void Assign(size_t stage, std::shared_ptr<WorkerLink> worker);
+  void TellNeighbours(size_t stage);
+  void Send(size_t stage, v1::Command command);
+  // Has all stages do it, from the beginning where they were lost. What `Part::done` is then.
+  Status Step(v1::Command command, Progress::Phase* phase, std::vector<LinearPlan>* plans);
+  double Damping() const;
+
+  WorkerPool& pool_;
+  const StageJob job_;
+  const RemoteStagesOptions options_;
+  const std::string id_;  // of this run
+  std::mutex mutex_;      // of all below
+  std::condition_variable changed_;
+  v1::StageSpec spec_;
+  std::vector<Part> parts_;
+  std::vector<v1::Command> steps_;            // so far, the one under way too
+  Status status_;                             // of the first failure
+  Progress::Phase* phase_ = nullptr;          // of the step under way
+  std::vector<LinearPlan>* plans_ = nullptr;  // that linears go to
+  std::optional<absl::Time> alone_;           // since when there is no worker
+};
+
+// What makes Quantize() run a job with the workers of a pool, which outlives the job.
+MakeStages UseWorkers(WorkerPool& pool, RemoteStagesOptions options = {});
+// The same, but in this process where no worker is registered when the job begins.
+MakeStages UseWorkersIfAny(WorkerPool& pool);
+
+}  // namespace cvxq
+
+#endif  // CVXQ_SERVICE_WORKERS_REMOTE_STAGES_H_

@@ -1,0 +1,167 @@
+#include "service/workers/worker_stage.h"
+
+#include <algorithm>
+#include <new>
+
+#include "base/failpoint.h"
+#include "base/interrupt.h"
+#include "service/errors.h"
+
+namespace cvxq {
+namespace {
+
+constexpr int64_t kSmallModel = int64_t{256} << 20;  // as for jobs that are not cut
+
+}  // namespace
+
+WorkerStage::WorkerStage(v1::Command start, Waves& waves, const WorkerResources& resources,
+                         std::shared_ptr<grpc::ChannelCredentials> credentials, SendReport send)
+    : start_(std::move(start)), resources_(resources), send_(std::move(send)) {
+  const v1::StageKey& key = start_.key();
+  if (key.stage() > 0) before_.emplace(key.job(), key.stage() - 1, waves, stop_, credentials);
+  if (key.stage() + 1 < start_.start().stages()) {
+    after_.emplace(key.job(), key.stage(), waves, stop_, credentials);
+  }
+  thread_ = std::thread([this] { Run(); });
+}
+
+WorkerStage::~WorkerStage() {
+  Stop();
+  thread_.join();
+}
+
+void WorkerStage::Add(v1::Command command) {
+  if (command.has_neighbours()) {
+    if (before_) before_->SetNeighbour(command.neighbours().before());
+    if (after_) after_->SetNeighbour(command.neighbours().after());
+    return;
+  }
+  const std::lock_guard lock(mutex_);
+  commands_.push_back(std::move(command));
+  wake_.notify_all();
+}
+
+void WorkerStage::Stop() {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+    wake_.notify_all();
+  }
+  if (before_) before_->Wake();
+  if (after_) after_->Wake();
+}
+
+void WorkerStage::Run() {
+  const StopScope scope(&stop_);
+  Status status;
+  try {
+    status = Work();
+  } catch (const std::bad_alloc&) {
+    status = absl::ResourceExhaustedError("not enough memory on a worker");
+  } catch (const std::exception& error) {  // of the standard library, on files that go away
+    status = absl::InternalError(error.what());
+  }
+  // A process that was told to end reports nothing: its stages go elsewhere.
+  if (!status.ok() && !Interrupted()) {
+    v1::Report report;
+    *report.mutable_error() = ToRpcStatus(status);
+    Send(std::move(report), step_);
+  }
+  finished_ = true;
+}
+
+StatusOr<v1::Command> WorkerStage::Next() {
+  std::unique_lock lock(mutex_);
+  wake_.wait(lock, [&] { return stop_ || !commands_.empty(); });
+  if (stop_) return absl::CancelledError("the stage was taken away");
+  v1::Command command = std::move(commands_.front());
+  commands_.pop_front();
+  step_ = command.step();
+  return command;
+}
+
+Status WorkerStage::Work() {
+  Failpoint("stage-start");
+  const v1::StageSpec& spec = start_.start();
+  const int64_t share = std::max<int64_t>(1, spec.share());
+  const int threads = static_cast<int>(std::max<int64_t>(1, resources_.threads / share));
+  CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<OwnedStageJob> owned,
+                        OpenStageJob(spec, resources_.spill_folder, threads));
+  int64_t memory = resources_.memory / 2;  // waves have the other half
+  if (memory == 0) memory = std::max(kSmallModel, owned->files.checkpoint->total_bytes() / 10);
+  const StagePlace place{.blocks = {spec.block_begin(), spec.block_end()},
+                         .before = before_ ? &*before_ : nullptr,
+                         .after = after_ ? &*after_ : nullptr,
+                         .waves_ahead = spec.stages() - start_.key().stage()};
+  Stage stage(*owned->job, place, threads, memory / share);
+  Failpoint("stage-ready");
+  for (;;) {
+    CVXQ_ASSIGN_OR_RETURN(const v1::Command command, Next());
+    CVXQ_RETURN_IF_ERROR(CarryOut(stage, command));
+  }
+}
+
+Status WorkerStage::CarryOut(Stage& stage, const v1::Command& command) {
+  std::atomic<int64_t> told = 0;
+  Progress progress({.listener = [&](const ProgressUpdate& update) {
+    if (update.kind != ProgressUpdate::Kind::kAdvance || update.count == told) return;
+    told = update.count;
+    v1::Report report;
+    report.set_advanced(update.count);
+    Send(std::move(report), command.step());
+  }});
+  auto phase = progress.Start("step", 0, "units");
+  v1::Report report;
+  v1::Report::Done& done = *report.mutable_done();
+  switch (command.command_case()) {
+    case v1::Command::kGradients:
+      Failpoint("stage-before-gradients");
+      CVXQ_RETURN_IF_ERROR(stage.Gradients(phase));
+      done.set_damping(stage.output_damping());
+      Failpoint("stage-after-gradients");
+      break;
+    case v1::Command::kMoments:
+      Failpoint("stage-before-moments");
+      CVXQ_RETURN_IF_ERROR(stage.Moments(phase));
+      done.set_damping(stage.input_damping());
+      Failpoint("stage-after-moments");
+      break;
+    case v1::Command::kOrder: {
+      Failpoint("stage-before-order");
+      CVXQ_ASSIGN_OR_RETURN(const EntropyOrder order, FromProto(command.order()));
+      CVXQ_ASSIGN_OR_RETURN(const EntropyAnswer answer, stage.CarryOut(order, phase));
+      *done.mutable_answer() = ToProto(answer);
+      Failpoint("stage-after-order");
+      break;
+    }
+    case v1::Command::kCollect: {
+      Failpoint("stage-before-collect");
+      const std::string& bytes = command.collect().tables();
+      CVXQ_ASSIGN_OR_RETURN(
+          const EntropyTables tables,
+          EntropyTables::Parse({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}));
+      CVXQ_RETURN_IF_ERROR(stage.CorrectBiases(tables));
+      for (const LinearPlan& plan : stage.plans()) {
+        v1::Report linear;
+        *linear.mutable_linear() = ToProto(plan);
+        Send(std::move(linear), command.step());
+        Failpoint("stage-linear-reported");
+      }
+      break;
+    }
+    default:
+      return absl::InternalError("a stage was told what it does not know");
+  }
+  Send(std::move(report), command.step());
+  Failpoint("stage-step-reported");
+  return absl::OkStatus();
+}
+
+void WorkerStage::Send(v1::Report report, int64_t step) {
+  if (stop_) return;
+  *report.mutable_key() = start_.key();
+  report.set_step(step);
+  send_(report);
+}
+
+}  // namespace cvxq

@@ -1,0 +1,382 @@
+// Jobs whose stages run in worker processes: the same bytes as without, whatever becomes of the
+// workers and of the connections between them.
+#include "service/workers/remote_stages.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <set>
+#include <thread>
+
+#include "absl/time/clock.h"
+#include "base/interrupt.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "pipeline/quantize.h"
+#include "service/api/grpc_log.h"
+#include "service/log.h"
+#include "storage/checkpoint.h"
+#include "tests/pipeline/scratch_folder.h"
+#include "tests/service/certificates.h"
+#include "tests/service/tcp_proxy.h"
+
+namespace cvxq {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+// One `cvxq worker`, killed at the end.
+class WorkerProcess {
+ public:
+  WorkerProcess(const std::string& log, int coordinator, const std::string& failpoint = "",
+                std::vector<std::string> flags = {})
+      : failpoint_(failpoint) {
+    std::vector<std::string> arguments = {CVXQ_BINARY, "worker", "--threads", "1"};
+    if (std::find(flags.begin(), flags.end(), "--coordinator") == flags.end()) {
+      arguments.insert(arguments.end(), {"--coordinator", absl::StrCat("127.0.0.1:", coordinator)});
+    }
+    arguments.insert(arguments.end(), flags.begin(), flags.end());
+    std::vector<std::string> variables;
+    for (char** variable = environ; *variable != nullptr; ++variable)
+      variables.push_back(*variable);
+    if (!failpoint.empty()) variables.push_back("CVXQ_FAILPOINT=" + failpoint);
+    const auto pointers = [](std::vector<std::string>& texts) {
+      std::vector<char*> result;
+      for (std::string& text : texts) result.push_back(text.data());
+      result.push_back(nullptr);
+      return result;
+    };
+    const std::vector<char*> argv = pointers(arguments), envp = pointers(variables);
+    pid_ = fork();
+    if (pid_ != 0) return;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    dup2(open(log.c_str(), O_CREAT | O_WRONLY | O_APPEND, 0600), STDERR_FILENO);
+    execve(CVXQ_BINARY, argv.data(), envp.data());
+    _exit(127);
+  }
+  ~WorkerProcess() {
+    if (pid_ < 0) return;
+    kill(pid_, SIGKILL);
+    waitpid(pid_, nullptr, 0);
+  }
+  void Signal(int signal) const { kill(pid_, signal); }
+  // Whether it has ended.
+  bool Dead() {
+    if (pid_ >= 0 && waitpid(pid_, nullptr, WNOHANG) == pid_) pid_ = -1;
+    return pid_ < 0;
+  }
+  const std::string& failpoint() const { return failpoint_; }
+
+ private:
+  const std::string failpoint_;
+  pid_t pid_ = -1;
+};
+
+// A port that nobody listens on.
+int FreePort() {
+  const int descriptor = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof(address);
+  EXPECT_EQ(bind(descriptor, reinterpret_cast<sockaddr*>(&address), size), 0);
+  EXPECT_EQ(getsockname(descriptor, reinterpret_cast<sockaddr*>(&address), &size), 0);
+  close(descriptor);
+  return ntohs(address.sin_port);
+}
+
+class RemoteStagesTest : public testing::Test {
+ protected:
+  using Sha256 = std::map<std::string, std::string>;
+
+  void SetUp() override {
+    SetLogSink([](std::string_view) {});
+    LogGrpcErrors();
+    auto pool = WorkerPool::Start({});
+    ASSERT_TRUE(pool.ok()) << pool.status();
+    pool_ = *std::move(pool);
+    coordinator_ = pool_->port();
+  }
+  void TearDown() override {
+    workers_.clear();
+    pool_.reset();
+    SetLogSink(nullptr);
+    if (!HasFailure()) return;
+    std::ifstream log(Log());
+    std::cerr << log.rdbuf();
+  }
+
+  std::string Log() const { return scratch_.path() + "/log"; }
+  static std::string Example() {
+    return std::string(CVXQ_SOURCE_DIR) + "/examples/models/kjv-llama-1m";
+  }
+  void StartWorker(const std::string& failpoint = "", std::vector<std::string> flags = {}) {
+    workers_.push_back(
+        std::make_unique<WorkerProcess>(Log(), coordinator_, failpoint, std::move(flags)));
+  }
+  // Waits until so many are registered.
+  void AwaitWorkers(size_t count) {
+    const absl::Time until = absl::Now() + absl::Seconds(30);
+    while (pool_->workers().size() != count && absl::Now() < until) {
+      absl::SleepFor(absl::Milliseconds(10));
+    }
+    ASSERT_EQ(pool_->workers().size(), count);
+  }
+
+  StatusOr<QuantizeReport> Run(MakeStages make_stages, const std::string& model = Example(),
+                               std::function<void(const ProgressUpdate&)> listener = nullptr) {
+    QuantizeOptions options;
+    options.model = model;
+    options.output = scratch_.path() + "/out";
+    options.overwrite = true;
+    options.bits = 2.2;
+    options.threads = 2;
+    // A wave of 4096 tokens and a part of another.
+    options.calibration.samples = 70;
+    options.calibration.seq_len = 64;
+    options.make_stages = std::move(make_stages);
+    Progress progress({.listener = std::move(listener)});
+    return Quantize(options, progress);
+  }
+  StatusOr<QuantizeReport> RunRemotely(
+      int64_t stages = 0, std::function<void(const ProgressUpdate&)> listener = nullptr) {
+    return Run(UseWorkers(*pool_, {.stages = stages, .patience = absl::Seconds(20)}), Example(),
+               std::move(listener));
+  }
+  // Of the same job in this process.
+  const Sha256& Expected() {
+    static Sha256* const expected = [this] {
+      const auto alone = Run(nullptr);
+      EXPECT_TRUE(alone.ok()) << alone.status();
+      return new Sha256(alone.ok() ? alone->sha256 : Sha256());
+    }();
+    return *expected;
+  }
+  void ExpectSame(const StatusOr<QuantizeReport>& report) {
+    ASSERT_TRUE(report.ok()) << report.status();
+    EXPECT_EQ(report->sha256, Expected());
+  }
+
+  ScratchFolder scratch_;
+  std::unique_ptr<WorkerPool> pool_;
+  std::vector<std::unique_ptr<WorkerProcess>> workers_;
+  int coordinator_ = 0;
+};
+
+TEST_F(RemoteStagesTest, SameBytesForAnyNumberOfWorkers) {
+  for (const int64_t count : {1, 2, 3, 4}) {
+    StartWorker();
+    AwaitWorkers(count);
+    int64_t sequences = 0;
+    const auto report = RunRemotely(count, [&](const ProgressUpdate& update) {
+      if (update.phase == "gradients") sequences = std::max(sequences, update.count);
+    });
+    ExpectSame(report);
+    EXPECT_EQ(sequences, 70 * count);
+  }
+}
+
+// Every place at which a worker can die, three of them in each run; whoever dies is replaced.
+TEST_F(RemoteStagesTest, WorkersThatDieAnywhere) {
+  const std::vector<std::string> places = {"worker-hello-sent",
+                                           "worker-command-read:2",
+                                           "worker-command-read:4",
+                                           "worker-before-write:3",
+                                           "stage-start",
+                                           "stage-ready",
+                                           "stage-before-gradients",
+                                           "wave-before-fetch",
+                                           "wave-before-keep",
+                                           "wave-kept",
+                                           "wave-fetched",
+                                           "transport-asked",
+                                           "transport-chunk-sent:2",
+                                           "stage-after-gradients",
+                                           "stage-before-moments",
+                                           "stage-after-moments",
+                                           "stage-before-order:2",
+                                           "stage-after-order:3",
+                                           "stage-before-collect",
+                                           "stage-linear-reported:3",
+                                           "stage-step-reported:5",
+                                           "stage-after-order:6",
+                                           "wave-fetched:2",
+                                           "stage-step-reported"};
+  std::set<std::string> died;
+  for (size_t i = 0; i < places.size(); i += 3) {
+    workers_.clear();
+    AwaitWorkers(0);
+    for (size_t k = i; k < i + 3; ++k) StartWorker(places[k]);
+    std::atomic<bool> ended = false;
+    std::thread nurse([&] {
+      while (!ended) {
+        for (auto& worker : workers_) {
+          if (!worker->Dead()) continue;
+          died.insert(worker->failpoint());
+          worker = std::make_unique<WorkerProcess>(Log(), coordinator_);
+        }
+        absl::SleepFor(absl::Milliseconds(5));
+      }
+    });
+    // Three stages, however soon a worker dies.
+    const absl::Time until = absl::Now() + absl::Seconds(20);
+    while (pool_->workers().size() < 3 && absl::Now() < until) {
+      absl::SleepFor(absl::Milliseconds(5));
+    }
+    const auto report = RunRemotely();
+    ended = true;
+    nurse.join();
+    ExpectSame(report);
+    if (HasFailure()) FAIL() << "from " << places[i] << " on";
+  }
+  std::vector<std::string> lived;
+  for (const std::string& place : places) {
+    if (!died.contains(place)) lived.push_back(place);
+  }
+  EXPECT_THAT(lived, IsEmpty());
+}
+
+TEST_F(RemoteStagesTest, AWorkerFrozenBeyondItsLease) {
+  StartWorker();
+  AwaitWorkers(1);
+  StartWorker();
+  AwaitWorkers(2);
+  std::thread thaw;
+  bool frozen = false;
+  const auto report = RunRemotely(0, [&](const ProgressUpdate& update) {
+    if (frozen || update.phase != "gradients" || update.count == 0) return;
+    frozen = true;
+    workers_[0]->Signal(SIGSTOP);
+    thaw = std::thread([&] {
+      absl::SleepFor(absl::Milliseconds(5200));
+      workers_[0]->Signal(SIGCONT);
+    });
+  });
+  if (thaw.joinable()) thaw.join();
+  EXPECT_TRUE(frozen);
+  ExpectSame(report);
+  // It comes back as another, and is as good.
+  AwaitWorkers(2);
+  ExpectSame(RunRemotely());
+}
+
+TEST_F(RemoteStagesTest, ConnectionsThatAreCut) {
+  // Between two workers again and again, and once between each of them and the coordinator.
+  const auto to_coordinator = TcpProxy::Start(absl::StrCat(pool_->port()));
+  ASSERT_TRUE(to_coordinator.ok()) << to_coordinator.status();
+  coordinator_ = (*to_coordinator)->port();
+  std::vector<std::unique_ptr<TcpProxy>> proxies;
+  for (int i = 0; i < 2; ++i) {
+    const int port = FreePort();
+    auto proxy = TcpProxy::Start(absl::StrCat(port));
+    ASSERT_TRUE(proxy.ok()) << proxy.status();
+    proxies.push_back(*std::move(proxy));
+    StartWorker("", {"--listen", absl::StrCat("127.0.0.1:", port), "--advertise",
+                     absl::StrCat("127.0.0.1:", proxies.back()->port())});
+  }
+  AwaitWorkers(2);
+  std::atomic<bool> ended = false;
+  std::thread cutter([&] {
+    while (!ended) {
+      absl::SleepFor(absl::Milliseconds(50));
+      for (const auto& proxy : proxies) proxy->CutAll();
+    }
+  });
+  bool cut = false;
+  const auto report = RunRemotely(0, [&](const ProgressUpdate& update) {
+    if (update.phase != "input moments" || std::exchange(cut, true)) return;
+    (*to_coordinator)->CutAll();
+  });
+  ended = true;
+  cutter.join();
+  ExpectSame(report);
+  EXPECT_TRUE(cut);
+  for (const auto& proxy : proxies) EXPECT_GT(proxy->connections(), 0);
+}
+
+TEST_F(RemoteStagesTest, FailuresOfStagesAreTold) {
+  auto report = Run(UseWorkers(*pool_, {.patience = absl::Milliseconds(200)}));
+  EXPECT_TRUE(absl::IsUnavailable(report.status())) << report.status();
+  EXPECT_THAT(std::string(report.status().message()), HasSubstr("no worker"));
+
+  StartWorker();
+  AwaitWorkers(1);
+  StartWorker();
+  AwaitWorkers(2);
+  // A weight of the third block is not a number.
+  const std::string model = scratch_.path() + "/model";
+  fs::copy(Example(), model, fs::copy_options::recursive);
+  const auto checkpoint = Checkpoint::Open(model);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  const HostTensor* tensor = (*checkpoint)->Find("model.layers.2.mlp.up_proj.weight");
+  ASSERT_NE(tensor, nullptr);
+  const std::string bytes(reinterpret_cast<const char*>(tensor->data), 64);
+  const std::string path = model + "/model.safetensors";
+  std::string file(fs::file_size(path), '\0');
+  std::ifstream(path, std::ios::binary)
+      .read(file.data(), static_cast<std::streamsize>(file.size()));
+  const size_t at = file.find(bytes);
+  ASSERT_NE(at, std::string::npos);
+  file[at] = static_cast<char>(0xc0), file[at + 1] = 0x7f;  // NaN as BF16
+  std::ofstream(path, std::ios::binary)
+      .write(file.data(), static_cast<std::streamsize>(file.size()));
+  report = Run(UseWorkers(*pool_), model);
+  EXPECT_TRUE(absl::IsDataLoss(report.status())) << report.status();
+  EXPECT_THAT(std::string(report.status().message()), HasSubstr("model.layers.2.mlp.up_proj"));
+
+  // Stopped in the middle; the workers are free again.
+  std::atomic<bool> stop = false;
+  {
+    const StopScope scope(&stop);
+    report = RunRemotely(0, [&](const ProgressUpdate& update) {
+      if (update.phase == "input moments") stop = true;
+    });
+  }
+  EXPECT_TRUE(absl::IsCancelled(report.status())) << report.status();
+  ExpectSame(RunRemotely());
+}
+
+TEST_F(RemoteStagesTest, WithCertificatesOnly) {
+  const Certificate authority = MakeAuthority("ours"), foreign = MakeAuthority("theirs");
+  const Certificate own = MakeCertificate(authority, "coordinator", 1);
+  pool_ = *WorkerPool::Start(
+      {.listen = "localhost:0",
+       .tls = {
+           .certificate = own.certificate, .key = own.key, .authority = authority.certificate}});
+  const auto file = [&](const std::string& name, const std::string& text) {
+    const std::string path = scratch_.path() + "/" + name;
+    std::ofstream(path) << text;
+    return path;
+  };
+  const auto flags = [&](const std::string& name, const Certificate& signer) {
+    const Certificate made = MakeCertificate(signer, name, 1);
+    return std::vector<std::string>{"--coordinator", absl::StrCat("localhost:", pool_->port()),
+                                    "--listen",      "localhost:0",
+                                    "--tls-cert",    file(name + ".cert", made.certificate),
+                                    "--tls-key",     file(name + ".key", made.key),
+                                    "--tls-ca",      file(name + ".ca", authority.certificate)};
+  };
+  StartWorker("", flags("foreign", foreign));
+  StartWorker("", {"--coordinator", absl::StrCat("localhost:", pool_->port())});
+  StartWorker("", flags("one", authority));
+  StartWorker("", flags("two", authority));
+  AwaitWorkers(2);
+  ExpectSame(RunRemotely());
+  EXPECT_EQ(pool_->workers().size(), 2);
+  EXPECT_TRUE(absl::IsInvalidArgument(WorkerPool::Start({.listen = "0.0.0.0:0"}).status()));
+}
+
+}  // namespace
+}  // namespace cvxq
