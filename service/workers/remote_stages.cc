@@ -28,6 +28,12 @@ std::vector<std::shared_ptr<WorkerLink>> SuitableWorkers(const WorkerPool& pool)
   return workers;
 }
 
+// Whether another worker may not have what this one failed for.
+bool IsOfOneWorker(const Status& status) {
+  return absl::IsNotFound(status) || absl::IsPermissionDenied(status) ||
+         absl::IsFailedPrecondition(status) || absl::IsResourceExhausted(status);
+}
+
 Status Nonsense() { return absl::DataLossError("a worker's answer does not fit its order"); }
 
 }  // namespace
@@ -105,6 +111,7 @@ Status RemoteStages::Settle() {
     std::shared_ptr<WorkerLink> chosen;
     int64_t fewest = 0;
     for (const auto& worker : SuitableWorkers(pool_)) {
+      if (unfit_.contains(worker)) continue;
       const int64_t has = std::count_if(parts_.begin(), parts_.end(),
                                         [&](const Part& p) { return p.worker == worker; });
       if (chosen != nullptr && has >= fewest) continue;
@@ -112,6 +119,7 @@ Status RemoteStages::Settle() {
       fewest = has;
     }
     if (chosen == nullptr) {
+      if (!unfit_status_.ok()) return unfit_status_;
       if (!alone_) alone_ = absl::Now();
       if (absl::Now() - *alone_ < options_.patience) return absl::OkStatus();
       return absl::UnavailableError("all workers are gone");
@@ -195,7 +203,16 @@ void RemoteStages::OnReport(const WorkerLink& worker, v1::Report report) {
   // through steps again.
   if (part.worker.get() != &worker || part.attempt != report.key().attempt()) return;
   if (report.has_error()) {
-    if (status_.ok()) status_ = FromRpcStatus(report.error());
+    const Status error = FromRpcStatus(report.error());
+    if (IsOfOneWorker(error)) {
+      Log(LogLevel::kWarning, "a worker failed at a stage: " + std::string(error.message()),
+          {{"stage", absl::StrCat(stage)}, {"worker", worker.hello().worker()}});
+      unfit_.insert(part.worker);
+      unfit_status_ = error;
+      part.worker = nullptr;
+    } else if (status_.ok()) {
+      status_ = error;
+    }
     changed_.notify_all();
     return;
   }

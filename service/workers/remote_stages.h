@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -75,6 +76,10 @@ class RemoteStages : public Stages, private WorkerListener {
   Progress::Phase* phase_ = nullptr;          // of the step under way
   std::vector<LinearPlan>* plans_ = nullptr;  // that linears go to
   std::optional<absl::Time> alone_;           // since when there is no worker
+  // Workers that could not do their part for what they lack (files, disk, memory), and how the last
+  // of them put it: others may have it.
+  std::set<std::shared_ptr<WorkerLink>> unfit_;
+  Status unfit_status_;
 };
 
 // What makes Quantize() run a job with the workers of a pool, which outlives the job.

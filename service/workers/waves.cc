@@ -72,7 +72,7 @@ grpc::Status TransportService::FetchWave(grpc::ServerContext* context,
       {request->job(), request->boundary(), request->stream(), request->wave()}, kServerWait);
   if (!values.ok()) {
     const bool missing = absl::IsUnavailable(values.status());
-    return {missing ? grpc::StatusCode::UNAVAILABLE : grpc::StatusCode::DATA_LOSS,
+    return {missing ? grpc::StatusCode::NOT_FOUND : grpc::StatusCode::DATA_LOSS,
             std::string(values.status().message())};
   }
   const char* data = reinterpret_cast<const char*>(values->data());
@@ -95,12 +95,14 @@ grpc::Status TransportService::FetchWave(grpc::ServerContext* context,
 
 RemoteBoundary::RemoteBoundary(std::string job, int64_t boundary, Waves& waves,
                                const std::atomic<bool>& stop,
-                               std::shared_ptr<grpc::ChannelCredentials> credentials)
+                               std::shared_ptr<grpc::ChannelCredentials> credentials,
+                               absl::Duration patience)
     : job_(std::move(job)),
       boundary_(boundary),
       waves_(waves),
       stop_(stop),
-      credentials_(std::move(credentials)) {}
+      credentials_(std::move(credentials)),
+      patience_(patience) {}
 
 Status RemoteBoundary::Send(Stream stream, int64_t wave, std::span<const float> values) {
   if (stop_) return absl::AbortedError("the stage was taken away");
@@ -144,6 +146,7 @@ Status RemoteBoundary::Fetch(const WaveKey& key, std::span<float> values, size_t
       stub_ =
           v1::StageTransport::NewStub(grpc::CreateCustomChannel(address_, credentials_, arguments));
       connected_ = address_;
+      reached_ = absl::Now();
     }
     stub = stub_;
     call_ = &context;
@@ -155,7 +158,7 @@ Status RemoteBoundary::Fetch(const WaveKey& key, std::span<float> values, size_t
   request.set_wave(key.wave);
   request.set_offset(have);
   char* out = reinterpret_cast<char*>(values.data());
-  const size_t size = values.size_bytes();
+  const size_t size = values.size_bytes(), before = have;
   const auto reader = stub->FetchWave(&context, request);
   v1::WaveChunk chunk;
   bool good = true, fits = true;
@@ -172,6 +175,14 @@ Status RemoteBoundary::Fetch(const WaveKey& key, std::span<float> values, size_t
   {
     const std::lock_guard lock(mutex_);
     call_ = nullptr;
+    const bool answered =
+        status.ok() || have > before || status.error_code() == grpc::StatusCode::NOT_FOUND;
+    if (answered) reached_ = absl::Now();
+    if (absl::Now() - reached_ > patience_ && address_ == connected_ && !stop_) {
+      return absl::UnavailableError(
+          absl::StrCat("a worker cannot reach another one at ", address_,
+                       "; check its --listen and --advertise: ", status.error_message()));
+    }
   }
   const bool short_wave = status.ok() && have < size && good;
   if (!fits || short_wave || status.error_code() == grpc::StatusCode::OUT_OF_RANGE) {

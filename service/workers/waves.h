@@ -78,13 +78,15 @@ class TransportService : public v1::StageTransport::Service {
 // others from any.
 class RemoteBoundary : public StageBoundary {
  public:
-  // `stop`: whether the stage is to end. All outlive this.
+  // `stop`: whether the stage is to end. All outlive this. `patience`: how long a neighbour may be
+  // out of reach at one address.
   RemoteBoundary(std::string job, int64_t boundary, Waves& waves, const std::atomic<bool>& stop,
-                 std::shared_ptr<grpc::ChannelCredentials> credentials);
+                 std::shared_ptr<grpc::ChannelCredentials> credentials,
+                 absl::Duration patience = absl::Minutes(2));
 
   Status Send(Stream stream, int64_t wave, std::span<const float> values) override;
   // Asks again until the wave is whole or the stage is stopped (kAborted), wherever the neighbour
-  // is by then.
+  // is by then. kUnavailable where it cannot be reached, kDataLoss for a wave of another size.
   Status Receive(Stream stream, int64_t wave, std::span<float> values) override;
 
   // Where the neighbour is from now on; empty: not known.
@@ -100,11 +102,13 @@ class RemoteBoundary : public StageBoundary {
   Waves& waves_;
   const std::atomic<bool>& stop_;
   const std::shared_ptr<grpc::ChannelCredentials> credentials_;
+  const absl::Duration patience_;
   std::mutex mutex_;  // of all below
   std::condition_variable changed_;
   std::string address_, connected_;  // of the neighbour; of stub_
   std::shared_ptr<v1::StageTransport::Stub> stub_;
   grpc::ClientContext* call_ = nullptr;  // under way
+  absl::Time reached_;                   // when the neighbour last answered, or came to be known
 };
 
 }  // namespace cvxq

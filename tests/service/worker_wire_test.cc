@@ -1,8 +1,12 @@
 // What passes between coordinator and workers: messages in parts, answers, waves.
+#include <grpcpp/server_builder.h>
+
 #include <algorithm>
+#include <atomic>
 #include <numeric>
 #include <thread>
 
+#include "absl/time/clock.h"
 #include "gtest/gtest.h"
 #include "service/workers/waves.h"
 #include "service/workers/wire.h"
@@ -111,6 +115,73 @@ TEST(WavesTest, AreKeptUntilTheJobEnds) {
   waves.Drop("job");
   EXPECT_TRUE(absl::IsUnavailable(waves.Get(first, absl::ZeroDuration()).status()));
   EXPECT_EQ(*waves.Get(other, absl::ZeroDuration()), values);
+}
+
+// A transport of this process, and a boundary that reads from it.
+class TransportTest : public testing::Test {
+ protected:
+  TransportTest() {
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
+    builder.RegisterService(&service_);
+    server_ = builder.BuildAndStart();
+  }
+  std::string address() const { return absl::StrCat("127.0.0.1:", port_); }
+
+  ScratchFolder scratch_;
+  Waves waves_{scratch_.path(), 1 << 20}, own_{scratch_.path(), 1 << 20};
+  TransportService service_{waves_};
+  int port_ = 0;
+  std::unique_ptr<grpc::Server> server_;
+  std::atomic<bool> stop_ = false;
+  RemoteBoundary boundary_{"job",
+                           4,
+                           own_,
+                           stop_,
+                           grpc::InsecureChannelCredentials(),
+                           /*patience=*/absl::Milliseconds(200)};
+};
+
+TEST_F(TransportTest, WavesOfManyChunksArriveWhole) {
+  std::vector<float> values((3 * kPartBytes + 12) / sizeof(float)), received(values.size());
+  std::iota(values.begin(), values.end(), 0.0f);
+  boundary_.SetNeighbour(address());
+  // It is asked for before it is there, for longer than patience lasts.
+  std::thread late([&] {
+    absl::SleepFor(absl::Milliseconds(700));
+    ASSERT_EQ(waves_.Put({"job", 4, 1, 9}, values), absl::OkStatus());
+  });
+  EXPECT_EQ(boundary_.Receive(StageBoundary::Stream::kBackward, 9, received), absl::OkStatus());
+  late.join();
+  EXPECT_EQ(received, values);
+  std::vector<float> more(values.size() + 1), fewer(values.size() - 1);
+  EXPECT_TRUE(absl::IsDataLoss(boundary_.Receive(StageBoundary::Stream::kBackward, 9, more)));
+  EXPECT_TRUE(absl::IsDataLoss(boundary_.Receive(StageBoundary::Stream::kBackward, 9, fewer)));
+}
+
+TEST_F(TransportTest, ANeighbourOutOfReachIsTold) {
+  server_->Shutdown();
+  boundary_.SetNeighbour(address());
+  std::vector<float> values(5);
+  const Status status = boundary_.Receive(StageBoundary::Stream::kForward, 0, values);
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_NE(status.message().find(address()), absl::string_view::npos) << status;
+}
+
+TEST_F(TransportTest, AWaitEndsWhenTheStageIsStopped) {
+  std::vector<float> values(5);
+  for (const bool known : {false, true}) {
+    stop_ = false;
+    if (known) boundary_.SetNeighbour(address());
+    std::thread stopper([&] {
+      absl::SleepFor(absl::Milliseconds(50));
+      stop_ = true;
+      boundary_.Wake();
+    });
+    EXPECT_TRUE(absl::IsAborted(boundary_.Receive(StageBoundary::Stream::kForward, 0, values)));
+    stopper.join();
+  }
+  EXPECT_TRUE(absl::IsAborted(boundary_.Send(StageBoundary::Stream::kForward, 0, values)));
 }
 
 }  // namespace
