@@ -34,6 +34,8 @@ class CoordinatorCommand : public Command {
     command->add_option("--tls-cert", certificate_, "Certificate of this server (PEM)");
     command->add_option("--tls-key", key_, "Its key");
     command->add_option("--tls-client-ca", client_ca_, "Who signs clients' certificates");
+    command->add_option("--tls-worker-ca", worker_ca_,
+                        "Who signs workers' (default: who signs clients')");
     command->add_option("--tokens", tokens_, "File of bearer tokens: NAME TOKEN PROJECTS");
     command->add_option("--jobs", executor_.parallel, "Jobs at a time")
         ->capture_default_str()
@@ -53,8 +55,9 @@ class CoordinatorCommand : public Command {
     Metrics metrics(CVXQ_VERSION);
     std::unique_ptr<WorkerPool> workers;
     if (!workers_.listen.empty()) {
-      workers_.tls = {
-          .certificate = server_.certificate, .key = server_.key, .authority = server_.client_ca};
+      if (workers_.tls.authority.empty()) workers_.tls.authority = server_.client_ca;
+      workers_.tls.certificate = server_.certificate;
+      workers_.tls.key = server_.key;
       CVXQ_ASSIGN_OR_RETURN(workers, WorkerPool::Start(workers_));
       executor_.make_stages = UseWorkersIfAny(*workers);
     }
@@ -96,6 +99,7 @@ class CoordinatorCommand : public Command {
     CVXQ_RETURN_IF_ERROR(read(certificate_, server_.certificate));
     CVXQ_RETURN_IF_ERROR(read(key_, server_.key));
     CVXQ_RETURN_IF_ERROR(read(client_ca_, server_.client_ca));
+    CVXQ_RETURN_IF_ERROR(read(worker_ca_, workers_.tls.authority));
     CVXQ_RETURN_IF_ERROR(read(tokens_, server_.tokens));
     struct stat info;
     if (!tokens_.empty() && stat(tokens_.c_str(), &info) == 0 && (info.st_mode & S_IROTH) != 0) {
@@ -146,7 +150,7 @@ class CoordinatorCommand : public Command {
   ServerOptions server_;
   LocalExecutorOptions executor_;
   WorkerPoolOptions workers_{.listen = ""};
-  std::string store_, metrics_, certificate_, key_, client_ca_, tokens_;
+  std::string store_, metrics_, certificate_, key_, client_ca_, worker_ca_, tokens_;
   std::vector<std::string> allow_;
 };
 

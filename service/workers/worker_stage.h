@@ -53,7 +53,7 @@ class WorkerStage {
   const SendReport send_;
   std::atomic<bool> stop_ = false, finished_ = false;
   std::optional<RemoteBoundary> before_, after_;
-  std::mutex mutex_;  // of the two below
+  std::mutex mutex_;  // of the three below
   std::condition_variable wake_;
   std::deque<v1::Command> commands_;
   int64_t step_ = 0;  // under way
