@@ -5,8 +5,8 @@
 #include "absl/strings/str_format.h"
 #include "pipeline/entropy_linears.h"
 #include "pipeline/entropy_rate.h"
-#include "pipeline/stages.h"
 #include "pipeline/model_coder.h"
+#include "pipeline/stages.h"
 #include "quant/scaled_format.h"
 
 namespace cvxq {
@@ -57,8 +57,10 @@ class EntropyCoder : public ModelCoder {
     std::string phase_name;
     const auto finish = [&] {
       if (!phase) return;
-      phase->Done(absl::StrFormat(
-          "%.4f bits a weight", 8.0 * context.writer.PackedBytes() / context.quantized_weights()));
+      const bool coded = phase_name != "foresee" && phase_name != "survey";
+      phase->Done(coded ? absl::StrFormat("%.4f bits a weight", 8.0 * context.writer.PackedBytes() /
+                                                                    context.quantized_weights())
+                        : "");
       context.watch.Lap(phase_name.substr(0, phase_name.find(' ')));
     };
     CVXQ_ASSIGN_OR_RETURN(EntropyOrder order, rate.Start());
@@ -71,7 +73,9 @@ class EntropyCoder : public ModelCoder {
       CVXQ_ASSIGN_OR_RETURN(
           const EntropyAnswer answer,
           linears ? linears->CarryOut(order, *phase) : context.stages->CarryOut(order, *phase));
-      CVXQ_ASSIGN_OR_RETURN(order, rate.Next(answer));
+      StatusOr<EntropyOrder> next = rate.Next(answer);
+      if (!next.ok()) finish();
+      CVXQ_ASSIGN_OR_RETURN(order, std::move(next));
     }
     finish();
     tables_ = rate.tables();

@@ -189,7 +189,7 @@ TEST_F(CliTest, EveryCommandHasHelpWithAnExample) {
 }
 
 TEST_F(CliTest, WrongUsage) {
-  ExpectFailure({}, 2, "name a command (quantize, eval, generate, inspect)");
+  ExpectFailure({}, 2, "name a command (quantize, eval, generate, inspect, ");
   ExpectFailure({"compress", kModel}, 2, "\"compress\" is none of the commands");
   ExpectFailure({"inspect"}, 2, "MODEL is required");
   ExpectFailure({"inspect", kModel, "--colour"}, 2, "--colour; see cvxq inspect --help");
