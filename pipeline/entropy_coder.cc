@@ -50,8 +50,11 @@ class EntropyCoder : public ModelCoder {
 
   Status Code(CodingContext& context) override {
     std::optional<EntropyLinears> linears;
-    if (context.stages == nullptr) linears.emplace(context, feedback_);
-    if (context.stages != nullptr) StartEntropyPlans(context.spec, context.plans);
+    if (context.stages == nullptr) {
+      linears.emplace(context, feedback_);  // starts the plans
+    } else {
+      StartEntropyPlans(context.spec, context.plans);
+    }
     EntropyRate rate(context);
     std::optional<Progress::Phase> phase;
     std::string phase_name;

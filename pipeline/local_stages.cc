@@ -8,7 +8,6 @@
 #include <thread>
 #include <utility>
 
-#include "absl/strings/str_format.h"
 #include "base/interrupt.h"
 
 namespace cvxq {
@@ -107,10 +106,7 @@ Status LocalStages::Gradients(Progress& progress) {
   phase.Done();
   double damping = 0;
   for (const auto& stage : stages_) damping = std::max(damping, stage->output_damping());
-  if (damping > 0) {
-    progress.Note(
-        absl::StrFormat("some output moments took extra damping, up to %g of their mean", damping));
-  }
+  NoteOutputDamping(damping, progress);
   return absl::OkStatus();
 }
 
@@ -120,10 +116,7 @@ Status LocalStages::Moments(Progress& progress) {
   phase.Done();
   double damping = 0;
   for (const auto& stage : stages_) damping = std::max(damping, stage->input_damping());
-  if (damping > job_.options.damping) {
-    progress.Note(
-        absl::StrFormat("some input moments took more damping, up to %g of their mean", damping));
-  }
+  NoteInputDamping(damping, job_.options.damping, progress);
   return absl::OkStatus();
 }
 

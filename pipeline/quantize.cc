@@ -244,10 +244,7 @@ class Quantizer {
     for (const auto& block : outputs_) {
       for (const OutputMoments& moments : block) damping = std::max(damping, moments.damping);
     }
-    if (damping > 0) {
-      progress_.Note(absl::StrFormat(
-          "some output moments took extra damping, up to %g of their mean", damping));
-    }
+    NoteOutputDamping(damping, progress_);
     return absl::OkStatus();
   }
 
@@ -309,10 +306,7 @@ class Quantizer {
     for (const auto& block : inputs_) {
       for (const InputMoments& moments : block) damping = std::max(damping, moments.damping);
     }
-    if (damping > options_.damping) {
-      progress_.Note(
-          absl::StrFormat("some input moments took more damping, up to %g of their mean", damping));
-    }
+    NoteInputDamping(damping, options_.damping, progress_);
     watch_.Lap("input moments");
     return absl::OkStatus();
   }

@@ -31,6 +31,10 @@ class Stages {
   virtual Status Collect(const EntropyTables& tables, std::vector<LinearPlan>& plans) = 0;
 };
 
+// Tell of factorisations that took more damping than was asked for, if any did.
+void NoteOutputDamping(double damping, Progress& progress);
+void NoteInputDamping(double damping, double asked, Progress& progress);
+
 // Makes the stages of a job; what it refers to outlives them. nullptr: in this process.
 using MakeStages = std::function<StatusOr<std::unique_ptr<Stages>>(const StageJob& job)>;
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/str_format.h"
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/interrupt.h"
 #include "kernels/backend.h"
@@ -248,10 +248,7 @@ Status RemoteStages::Gradients(Progress& progress) {
   command.mutable_gradients();
   CVXQ_RETURN_IF_ERROR(Step(std::move(command), &phase, nullptr));
   phase.Done();
-  if (Damping() > 0) {
-    progress.Note(absl::StrFormat("some output moments took extra damping, up to %g of their mean",
-                                  Damping()));
-  }
+  NoteOutputDamping(Damping(), progress);
   return absl::OkStatus();
 }
 
@@ -261,10 +258,7 @@ Status RemoteStages::Moments(Progress& progress) {
   command.mutable_moments();
   CVXQ_RETURN_IF_ERROR(Step(std::move(command), &phase, nullptr));
   phase.Done();
-  if (Damping() > job_.options.damping) {
-    progress.Note(
-        absl::StrFormat("some input moments took more damping, up to %g of their mean", Damping()));
-  }
+  NoteInputDamping(Damping(), job_.options.damping, progress);
   return absl::OkStatus();
 }
 

@@ -10,6 +10,7 @@
 #include "pipeline/local_stages.h"
 #include "pipeline/quantize.h"
 #include "tests/pipeline/scratch_folder.h"
+#include "tests/pipeline/spoilt_model.h"
 #include "tests/pipeline/tiny_model.h"
 
 namespace cvxq {
@@ -101,21 +102,8 @@ TEST_F(StagesTest, SameBytesWithOtherFeedback) {
 TEST_F(StagesTest, AFailureStopsAllAndIsTold) {
   // A weight of the third block is not a number: the stage that has it says so, whichever it is.
   const std::string model = scratch_.path() + "/model";
-  fs::copy(Example("kjv-llama-1m"), model, fs::copy_options::recursive);
-  const auto checkpoint = Checkpoint::Open(model);
-  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
-  const HostTensor* tensor = (*checkpoint)->Find("model.layers.2.mlp.up_proj.weight");
-  ASSERT_NE(tensor, nullptr);
-  const std::string bytes(reinterpret_cast<const char*>(tensor->data), 64);
-  const std::string path = model + "/model.safetensors";
-  std::string file(fs::file_size(path), '\0');
-  std::ifstream(path, std::ios::binary)
-      .read(file.data(), static_cast<std::streamsize>(file.size()));
-  const size_t at = file.find(bytes);
-  ASSERT_NE(at, std::string::npos);
-  file[at] = static_cast<char>(0xc0), file[at + 1] = 0x7f;  // NaN as BF16
-  std::ofstream(path, std::ios::binary)
-      .write(file.data(), static_cast<std::streamsize>(file.size()));
+  ASSERT_NO_FATAL_FAILURE(
+      CopyWithNan(Example("kjv-llama-1m"), model, "model.layers.2.mlp.up_proj.weight"));
   for (const int64_t workers : {1, 2, 4}) {
     const auto report = Run(Options(model, workers));
     ASSERT_FALSE(report.ok());

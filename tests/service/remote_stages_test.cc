@@ -27,6 +27,7 @@
 #include "service/log.h"
 #include "storage/checkpoint.h"
 #include "tests/pipeline/scratch_folder.h"
+#include "tests/pipeline/spoilt_model.h"
 #include "tests/service/certificates.h"
 #include "tests/service/tcp_proxy.h"
 
@@ -317,21 +318,7 @@ TEST_F(RemoteStagesTest, FailuresOfStagesAreTold) {
   AwaitWorkers(2);
   // A weight of the third block is not a number.
   const std::string model = scratch_.path() + "/model";
-  fs::copy(Example(), model, fs::copy_options::recursive);
-  const auto checkpoint = Checkpoint::Open(model);
-  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
-  const HostTensor* tensor = (*checkpoint)->Find("model.layers.2.mlp.up_proj.weight");
-  ASSERT_NE(tensor, nullptr);
-  const std::string bytes(reinterpret_cast<const char*>(tensor->data), 64);
-  const std::string path = model + "/model.safetensors";
-  std::string file(fs::file_size(path), '\0');
-  std::ifstream(path, std::ios::binary)
-      .read(file.data(), static_cast<std::streamsize>(file.size()));
-  const size_t at = file.find(bytes);
-  ASSERT_NE(at, std::string::npos);
-  file[at] = static_cast<char>(0xc0), file[at + 1] = 0x7f;  // NaN as BF16
-  std::ofstream(path, std::ios::binary)
-      .write(file.data(), static_cast<std::streamsize>(file.size()));
+  ASSERT_NO_FATAL_FAILURE(CopyWithNan(Example(), model, "model.layers.2.mlp.up_proj.weight"));
   report = Run(UseWorkers(*pool_), model);
   EXPECT_TRUE(absl::IsDataLoss(report.status())) << report.status();
   EXPECT_THAT(std::string(report.status().message()), HasSubstr("model.layers.2.mlp.up_proj"));
