@@ -40,6 +40,13 @@ class CoordinatorCommand : public Command {
     command->add_option("--jobs", executor_.parallel, "Jobs at a time")
         ->capture_default_str()
         ->check(CLI::Range(1, 64));
+    command
+        ->add_option(
+            "--save-every", executor_.save_seconds,
+            "Seconds between writes of what a job has done to OUTPUT.resume, from where it "
+            "goes on after a crash")
+        ->capture_default_str()
+        ->check(NotNegative());
     command->add_option("--rate", server_.rate, "Requests a second of one caller; 0: any")
         ->capture_default_str()
         ->check(NotNegative());

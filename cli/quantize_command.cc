@@ -1,11 +1,13 @@
 #include <signal.h>
 
 #include <cstdio>
+#include <filesystem>
 #include <map>
 
 #include "absl/strings/str_format.h"
 #include "base/size.h"
 #include "cli/command.h"
+#include "pipeline/job_state.h"
 #include "pipeline/quantize.h"
 
 namespace cvxq {
@@ -98,6 +100,12 @@ class QuantizeCommand : public Command {
                      "Stages of the model that work at the same time, each with its share of "
                      "threads and memory; the result is the same")
         ->capture_default_str();
+    command
+        ->add_option("--save-every", options_.save_seconds,
+                     "Seconds between writes of what is done to OUT.resume (codec entropy), from "
+                     "where the same command goes on after a crash or Ctrl-C; 0: at each step")
+        ->capture_default_str()
+        ->check(NotNegative());
     command->add_option("--memory", memory_,
                         "Bytes to use beyond one block; more is spilled to disk");
   }
@@ -112,8 +120,20 @@ class QuantizeCommand : public Command {
     CVXQ_ASSIGN_OR_RETURN(options_.model, LocalPath(options_.model));
     CVXQ_ASSIGN_OR_RETURN(options_.output, LocalPath(options_.output));
     signal(SIGPIPE, SIG_IGN);  // whoever stops reading the progress does not stop the work
+    options_.state = options_.output + ".resume";
     Progress progress(progress_mode());
-    CVXQ_ASSIGN_OR_RETURN(const QuantizeReport report, Quantize(options_, progress));
+    const StatusOr<QuantizeReport> made = Quantize(options_, progress);
+    if (absl::IsAlreadyExists(made.status())) {
+      // Of a run that ended after its output was there.
+      RemoveJobStates(options_.state).IgnoreError();
+    } else if (!made.ok()) {
+      if (!common.quiet && std::filesystem::exists(options_.state)) {
+        std::fprintf(stderr, "what is done is kept in %s: the same command goes on from there\n",
+                     options_.state.c_str());
+      }
+    }
+    CVXQ_RETURN_IF_ERROR(made.status());
+    const QuantizeReport& report = *made;
     if (common.json) {
       PrintJson(report.ToJson());
     } else if (!common.quiet) {

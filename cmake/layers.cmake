@@ -22,7 +22,7 @@ endfunction()
 cvxq_library(base LINK absl::status absl::statusor absl::strings absl::str_format absl::time
              OpenSSL::Crypto Threads::Threads)
 cvxq_library(tensor LINK cvxq_base)
-cvxq_library(storage SOURCES "s3/*.cc" LINK cvxq_tensor nlohmann_json::nlohmann_json CURL::libcurl
+cvxq_library(storage SOURCES "s3/*.cc" LINK cvxq_tensor nlohmann_json::nlohmann_json CURL::libcurl ZLIB::ZLIB
              pugixml::pugixml)
 cvxq_library(kernels SOURCES "reference/*.cc" "cpu/*.cc" LINK cvxq_tensor DNNL::dnnl gomp)
 cvxq_library(model LINK cvxq_kernels cvxq_storage PkgConfig::ONIGURUMA PkgConfig::UTF8PROC)

@@ -5,8 +5,8 @@
 #include "absl/strings/str_format.h"
 #include "pipeline/entropy_linears.h"
 #include "pipeline/entropy_rate.h"
+#include "pipeline/job_steps.h"
 #include "pipeline/model_coder.h"
-#include "pipeline/stages.h"
 #include "quant/scaled_format.h"
 
 namespace cvxq {
@@ -50,7 +50,7 @@ class EntropyCoder : public ModelCoder {
 
   Status Code(CodingContext& context) override {
     std::optional<EntropyLinears> linears;
-    if (context.stages == nullptr) {
+    if (context.steps == nullptr) {
       linears.emplace(context, feedback_);  // starts the plans
     } else {
       StartEntropyPlans(context.spec, context.plans);
@@ -75,7 +75,7 @@ class EntropyCoder : public ModelCoder {
       }
       CVXQ_ASSIGN_OR_RETURN(
           const EntropyAnswer answer,
-          linears ? linears->CarryOut(order, *phase) : context.stages->CarryOut(order, *phase));
+          linears ? linears->CarryOut(order, *phase) : context.steps->CarryOut(order, *phase));
       StatusOr<EntropyOrder> next = rate.Next(answer);
       if (!next.ok()) finish();
       CVXQ_ASSIGN_OR_RETURN(order, std::move(next));
@@ -85,7 +85,7 @@ class EntropyCoder : public ModelCoder {
     passes_ += rate.passes();
     log2_lambda_ = 2 * rate.log2_delta();
     return linears ? linears->CorrectBiases(*tables_)
-                   : context.stages->Collect(*tables_, context.plans);
+                   : context.steps->Collect(*tables_, context.plans);
   }
 
   StatusOr<std::vector<float>> Decoded(const LinearPlan& plan) const override {

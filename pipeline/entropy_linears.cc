@@ -60,7 +60,10 @@ void StartEntropyPlans(const ArchSpec& spec, std::vector<LinearPlan>& plans) {
 }
 
 EntropyLinears::EntropyLinears(const StageContext& context, Feedback feedback)
-    : context_(context), feedback_(feedback), known_(context.plans.size()) {
+    : context_(context),
+      feedback_(feedback),
+      known_(context.plans.size()),
+      class_shift_(context.plans.size()) {
   StartEntropyPlans(context_.spec, context_.plans);
 }
 
@@ -195,12 +198,65 @@ Status EntropyLinears::CodeBlock(const EntropyOrder& order, const EntropyOrder::
       CVXQ_RETURN_IF_ERROR(code(i));
     }
   }
+  SymbolCounts& counts = counts_[block.block] = {};
   for (size_t i = begin; i < end; ++i) {
-    answer.counts.Add(outcomes[i - begin].counts);
+    counts.Add(outcomes[i - begin].counts);
+    class_shift_[i] = outcomes[i - begin].class_shift;
+  }
+  AppendAnswer(block.block, answer);
+  return absl::OkStatus();
+}
+
+// What came of the last order on a block.
+void EntropyLinears::AppendAnswer(int64_t block, EntropyAnswer& answer) const {
+  answer.counts.Add(counts_.at(block));
+  const auto [begin, end] = PlansOf(block);
+  for (size_t i = begin; i < end; ++i) {
     answer.linears.push_back({.plan = context_.plans[i].index,
                               .bytes = context_.plans[i].packed_bytes,
-                              .class_shift = outcomes[i - begin].class_shift});
+                              .class_shift = class_shift_[i]});
   }
+}
+
+Status EntropyLinears::Save(int64_t block, ArchiveWriter& writer) const {
+  const auto [begin, end] = PlansOf(block);
+  for (size_t i = begin; i < end; ++i) {
+    const LinearPlan& plan = context_.plans[i];
+    CVXQ_RETURN_IF_ERROR(writer.Put(plan.packed));
+    CVXQ_RETURN_IF_ERROR(writer.Put(plan.code_bytes));
+    CVXQ_RETURN_IF_ERROR(writer.Put(plan.zero_weights));
+    CVXQ_RETURN_IF_ERROR(writer.Put(plan.distortion));
+    CVXQ_RETURN_IF_ERROR(writer.Put(std::span<const int64_t>(plan.depth_histogram)));
+    CVXQ_RETURN_IF_ERROR(writer.Put(known_[i].row_class));
+    CVXQ_RETURN_IF_ERROR(writer.Put(known_[i].column_class));
+    CVXQ_RETURN_IF_ERROR(writer.Put(class_shift_[i]));
+  }
+  return writer.Put(counts_.at(block).all());
+}
+
+Status EntropyLinears::Load(int64_t block, ArchiveReader& reader, EntropyAnswer& answer) {
+  const auto [begin, end] = PlansOf(block);
+  for (size_t i = begin; i < end; ++i) {
+    LinearPlan& plan = context_.plans[i];
+    std::vector<uint8_t> packed;
+    std::vector<int64_t> depths;
+    CVXQ_RETURN_IF_ERROR(reader.Get(packed));
+    plan.SetPacked(std::move(packed));
+    CVXQ_RETURN_IF_ERROR(reader.Get(plan.code_bytes));
+    CVXQ_RETURN_IF_ERROR(reader.Get(plan.zero_weights));
+    CVXQ_RETURN_IF_ERROR(reader.Get(plan.distortion));
+    CVXQ_RETURN_IF_ERROR(reader.GetExactly(depths, kMaxDepth + 1));
+    std::copy(depths.begin(), depths.end(), plan.depth_histogram.begin());
+    CVXQ_RETURN_IF_ERROR(reader.GetExactly(known_[i].row_class, plan.rows));
+    CVXQ_RETURN_IF_ERROR(reader.GetExactly(known_[i].column_class, plan.columns));
+    CVXQ_RETURN_IF_ERROR(reader.Get(class_shift_[i]));
+  }
+  SymbolCounts& counts = counts_[block] = {};
+  std::vector<uint64_t> all;
+  CVXQ_RETURN_IF_ERROR(reader.GetExactly(all, static_cast<int64_t>(counts.all().size())));
+  for (size_t i = 0; i < all.size(); ++i) counts.Set(i, all[i]);
+  CVXQ_RETURN_IF_ERROR(reader.Finish());
+  AppendAnswer(block, answer);
   return absl::OkStatus();
 }
 

@@ -4,12 +4,14 @@
 #define CVXQ_PIPELINE_ENTROPY_LINEARS_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <vector>
 
 #include "pipeline/entropy_rate.h"
 #include "pipeline/model_coder.h"
 #include "quant/scaled_codes.h"
+#include "storage/archive.h"
 
 namespace cvxq {
 
@@ -29,6 +31,12 @@ class EntropyLinears {
   // The order's blocks are among those of the context. Fills what plans have "from coding", but for
   // biases. The same for any number of threads. Errors: weights, disk, interruption.
   StatusOr<EntropyAnswer> CarryOut(const EntropyOrder& order, Progress::Phase& phase);
+
+  // The codes of a block as the last order has left them, with its part of that order's answer, for
+  // whoever goes on after a crash.
+  Status Save(int64_t block, ArchiveWriter& writer) const;
+  // Puts them back and appends that part.
+  Status Load(int64_t block, ArchiveReader& reader, EntropyAnswer& answer);
 
   // Feedback has left errors along the mean input to the biases, where there are any: fills
   // plan.bias. After the last order, with its tables.
@@ -50,6 +58,7 @@ class EntropyLinears {
   StatusOr<SpreadHistogram> Foresee(int64_t block, Progress::Phase& phase);
   Status CodeBlock(const EntropyOrder& order, const EntropyOrder::Block& block,
                    EntropyAnswer& answer, Progress::Phase& phase);
+  void AppendAnswer(int64_t block, EntropyAnswer& answer) const;
   StatusOr<Outcome> CodeLinear(const EntropyOrder& order, double log2_delta, size_t index);
   template <typename Body>
   Status Each(size_t begin, size_t end, const Body& body);
@@ -57,7 +66,10 @@ class EntropyLinears {
   const StageContext& context_;
   const Feedback feedback_;
   TrellisPrices prices_;
-  std::vector<Classes> known_;  // of each plan, as it was coded last
+  // As it was coded last: of each plan, and of each block the counts.
+  std::vector<Classes> known_;
+  std::vector<double> class_shift_;
+  std::map<int64_t, SymbolCounts> counts_;
 };
 
 }  // namespace cvxq

@@ -29,14 +29,15 @@ struct Accumulator {
 class GradientCollector {
  public:
   GradientCollector(Model& model, const CalibrationSet& calibration, const GradientOptions& options,
-                    const GradientRequest& request, const StagePlace& place)
+                    const GradientRequest& request, const StagePlace& place, GradientSaves* saves)
       : model_(model),
         backend_(model.backend()),
         spec_(model.spec()),
         calibration_(calibration),
         options_(options),
         request_(request),
-        place_(place) {}
+        place_(place),
+        saves_(saves) {}
 
   StatusOr<ModelGradients> Run(Progress::Phase& progress) {
     if (options_.objective == Objective::kHidden) {
@@ -45,8 +46,13 @@ class GradientCollector {
     Allocate();
     const int64_t wave_sequences = WaveSequences(calibration_.seq_len);
     const int64_t waves = (options_.samples + wave_sequences - 1) / wave_sequences;
+    const int64_t first = saves_ != nullptr ? std::min(saves_->first_wave(), waves) : 0;
+    if (first > 0) {
+      CVXQ_RETURN_IF_ERROR(Restore());
+      progress.Advance(std::min(first * wave_sequences, options_.samples));
+    }
     // Backward passes go in the order of the waves, however many forward passes are ahead.
-    for (int64_t forward = 0, backward = 0; backward < waves;) {
+    for (int64_t forward = first, backward = first; backward < waves;) {
       CVXQ_RETURN_IF_ERROR(CheckInterrupted());
       if (forward < waves && forward - backward < place_.waves_ahead) {
         CVXQ_RETURN_IF_ERROR(Forward(forward++));
@@ -57,6 +63,9 @@ class GradientCollector {
       ahead_.pop_front();
       ++backward;
       progress.Advance(sequences);
+      if (saves_ != nullptr && backward < waves && saves_->Wanted(backward)) {
+        CVXQ_RETURN_IF_ERROR(Save(backward));
+      }
     }
     CVXQ_RETURN_IF_ERROR(backend_.Synchronize());
     return Finish();
@@ -101,6 +110,48 @@ class GradientCollector {
         }
       }
     }
+  }
+
+  // What a save takes of a linear: its sum on the backend, and where it goes.
+  static std::array<std::pair<Tensor*, std::vector<float>*>, 3> SumsOf(Accumulator& sum,
+                                                                       LinearGradients& values) {
+    return {{{&sum.member, &values.member},
+             {&sum.output_moment, &values.output_moment},
+             {&sum.token_square, &values.token_square}}};
+  }
+
+  Status Save(int64_t waves) {
+    for (int64_t block = place_.blocks.begin; block < place_.blocks.end; ++block) {
+      std::array<LinearGradients, kLinearCount> values;
+      for (int id = 0; id < kLinearCount; ++id) {
+        for (const auto& [tensor, into] : SumsOf(sums_[block][id], values[id])) {
+          if (tensor->empty()) continue;
+          into->resize(tensor->shape.elements());
+          backend_.Download(*tensor, into->data());
+        }
+      }
+      CVXQ_RETURN_IF_ERROR(backend_.Synchronize());
+      saves_->Save(waves, block, values);
+    }
+    saves_->Saved(waves);
+    return absl::OkStatus();
+  }
+
+  Status Restore() {
+    for (int64_t block = place_.blocks.begin; block < place_.blocks.end; ++block) {
+      CVXQ_ASSIGN_OR_RETURN(auto values, saves_->Load(block));
+      for (int id = 0; id < kLinearCount; ++id) {
+        for (const auto& [tensor, from] : SumsOf(sums_[block][id], values[id])) {
+          const size_t elements = tensor->empty() ? 0 : tensor->shape.elements();
+          if (from->size() != elements) {
+            return absl::DataLossError("sums of gradients that were saved are of another model");
+          }
+          if (elements > 0) backend_.Upload(from->data(), *tensor);
+        }
+      }
+      CVXQ_RETURN_IF_ERROR(backend_.Synchronize());
+    }
+    return absl::OkStatus();
   }
 
   // A wave between its forward and its backward pass.
@@ -315,6 +366,7 @@ class GradientCollector {
   const GradientOptions& options_;
   const GradientRequest& request_;
   const StagePlace place_;
+  GradientSaves* const saves_;
   std::vector<float> components_;  // [K, E]
   std::deque<WaveAhead> ahead_;    // in their order
   std::vector<float> buffer_;
@@ -328,13 +380,14 @@ int64_t WaveSequences(int64_t seq_len) { return std::max<int64_t>(1, kWaveTokens
 StatusOr<ModelGradients> CollectGradients(Model& model, const CalibrationSet& calibration,
                                           const GradientOptions& options,
                                           const GradientRequest& request, Progress::Phase& progress,
-                                          const StagePlace* place) {
+                                          const StagePlace* place, GradientSaves* saves) {
   if (options.objective == Objective::kHidden && options.estimator == Estimator::kLabels) {
     return absl::InvalidArgumentError(
         "--estimator labels needs --objective fisher; use signs or tokens with hidden");
   }
   return GradientCollector(model, calibration, options, request,
-                           place != nullptr ? *place : StagePlace::Whole(model.spec().layers))
+                           place != nullptr ? *place : StagePlace::Whole(model.spec().layers),
+                           saves)
       .Run(progress);
 }
 

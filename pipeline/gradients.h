@@ -59,13 +59,32 @@ struct GradientRequest {
   bool token_squares = false;
 };
 
+// Where sums of the first waves are kept, for whoever goes on with them after a crash. Called from
+// the thread that collects.
+class GradientSaves {
+ public:
+  virtual ~GradientSaves() = default;
+  // How many waves are in the sums that Load gives; 0: Load is not called.
+  virtual int64_t first_wave() const = 0;
+  // The sums of a block, not divided by anything yet.
+  virtual StatusOr<std::array<LinearGradients, kLinearCount>> Load(int64_t block) = 0;
+  // So many waves are in the sums now, and not all yet: whether to save them.
+  virtual bool Wanted(int64_t waves) = 0;
+  virtual void Save(int64_t waves, int64_t block,
+                    const std::array<LinearGradients, kLinearCount>& sums) = 0;
+  // Those of all blocks have been given to Save.
+  virtual void Saved(int64_t waves) = 0;
+};
+
 // Of all blocks, or of a stage's (others are empty; `place`: kFisher, not kTokens). The same result
-// for any number of threads and stages. Errors: weights that cannot be read, gradients that are not
-// finite (kDataLoss naming block and linear), interruption, a neighbour that failed.
+// for any number of threads and stages. `saves` is for member sums. Errors: weights that cannot be
+// read, gradients that are not finite (kDataLoss naming block and linear), interruption, a
+// neighbour that failed.
 StatusOr<ModelGradients> CollectGradients(Model& model, const CalibrationSet& calibration,
                                           const GradientOptions& options,
                                           const GradientRequest& request, Progress::Phase& progress,
-                                          const StagePlace* place = nullptr);
+                                          const StagePlace* place = nullptr,
+                                          GradientSaves* saves = nullptr);
 
 // The principal components of the final hidden states of the calibration tokens, those of largest
 // variance first: float [components, E].

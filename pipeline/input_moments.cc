@@ -29,24 +29,34 @@ class MomentCollector {
 
   StatusOr<ModelMoments> Run(Progress::Phase& progress) {
     ModelMoments result(model_.spec().layers);
+    int64_t stop = place_.blocks.end;  // nobody needs what comes after
+    for (int64_t block = place_.blocks.begin; block < place_.blocks.end; ++block) {
+      if (Known(block)) result[block] = (*options_.known)[block];
+    }
+    while (place_.after == nullptr && stop > place_.blocks.begin && Known(stop - 1)) --stop;
+    progress.Advance(place_.blocks.end - stop);
     const int64_t per_wave = WaveSequences(calibration_.seq_len);
     const int64_t waves = (calibration_.samples + per_wave - 1) / per_wave;
     activations_.assign(waves, -1);
-    for (int64_t begin = place_.blocks.begin; begin < place_.blocks.end;) {
-      const int64_t end = std::min(begin + options_.blocks_at_once, place_.blocks.end);
-      std::vector<BlockSums> sums;
-      for (int64_t block = begin; block < end; ++block) sums.push_back(NewSums());
+    for (int64_t begin = place_.blocks.begin; begin < stop;) {
+      const int64_t end = std::min(begin + options_.blocks_at_once, stop);
+      std::vector<BlockSums> sums(end - begin);
+      for (int64_t block = begin; block < end; ++block) {
+        if (!Known(block)) sums[block - begin] = NewSums();
+      }
       for (int64_t wave = 0; wave < waves; ++wave) {
         CVXQ_RETURN_IF_ERROR(CheckInterrupted());
         CVXQ_ASSIGN_OR_RETURN(Tensor x, begin == place_.blocks.begin ? Enter(wave) : Again(wave));
         for (int64_t block = begin; block < end; ++block) {
           CVXQ_RETURN_IF_ERROR(RunBlock(block, wave, x, sums[block - begin]));
         }
-        CVXQ_RETURN_IF_ERROR(Leave(wave, x, end == place_.blocks.end));
+        CVXQ_RETURN_IF_ERROR(Leave(wave, x, end == stop));
       }
       for (int64_t block = begin; block < end; ++block) {
-        CVXQ_RETURN_IF_ERROR(FinishBlock(block, sums[block - begin], result[block]));
         progress.Advance();
+        if (Known(block)) continue;
+        CVXQ_RETURN_IF_ERROR(FinishBlock(block, sums[block - begin], result[block]));
+        if (options_.finished) options_.finished(block, result[block]);
       }
       begin = end;
     }
@@ -54,6 +64,13 @@ class MomentCollector {
   }
 
  private:
+  bool Known(int64_t block) const {
+    if (options_.known == nullptr) return false;
+    const auto& inputs = (*options_.known)[block];
+    return std::any_of(inputs.begin(), inputs.end(),
+                       [](const InputMoments& moments) { return !moments.mean.empty(); });
+  }
+
   Wave WaveAt(int64_t index) const {
     const int64_t per_wave = WaveSequences(calibration_.seq_len);
     const int64_t first = index * per_wave;
@@ -111,6 +128,7 @@ class MomentCollector {
   }
 
   Status RunBlock(int64_t block, int64_t index, Tensor& x, BlockSums& sums) {
+    if (Known(block)) return model_.ForwardBlock(block, WaveAt(index), x, nullptr);
     std::array<bool, kInputCount> seen{};
     const LinearObserver observer = [&](LinearId id, const Tensor& input, const Tensor&) {
       const int which = static_cast<int>(InputOf(id));

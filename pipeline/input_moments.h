@@ -6,6 +6,7 @@
 #define CVXQ_PIPELINE_INPUT_MOMENTS_H_
 
 #include <array>
+#include <functional>
 #include <vector>
 
 #include "base/progress.h"
@@ -52,6 +53,10 @@ struct MomentOptions {
   // is corrected after coding, b - (W_hat - W) m, makes the best of any error along m.
   bool center = false;
   const TokenWeights* weights = nullptr;
+  // Blocks that have moments here already are run through, but not measured again.
+  const ModelMoments* known = nullptr;
+  // Told of each other block as soon as its moments are there.
+  std::function<void(int64_t block, const std::array<InputMoments, kInputCount>& moments)> finished;
   // Blocks that each wave runs through before the next wave: with more than one, stages work at the
   // same time, and the moments of so many blocks are in memory.
   int64_t blocks_at_once = 1;

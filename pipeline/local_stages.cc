@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -75,11 +76,11 @@ LocalStages::LocalStages(StageJob job, int64_t workers, int threads, int64_t mem
 
 LocalStages::~LocalStages() = default;
 
-Status LocalStages::Each(const std::function<Status(Stage&)>& step) {
+Status LocalStages::Each(const std::function<Status(Stage&, size_t)>& step) {
   std::vector<Status> status(stages_.size());
   const std::atomic<bool>* stop = StopScope::Current();
   const auto run = [&](size_t i) {
-    status[i] = step(*stages_[i]);
+    status[i] = step(*stages_[i], i);
     if (status[i].ok()) return;
     for (const auto& boundary : boundaries_) boundary->Stop();
   };
@@ -100,32 +101,90 @@ Status LocalStages::Each(const std::function<Status(Stage&)>& step) {
   return absl::OkStatus();
 }
 
-Status LocalStages::Gradients(Progress& progress) {
+// Has all stages save at the same wave: the first that none of them has reached when it is time.
+class LocalStages::Cuts {
+ public:
+  Cuts(WaveCommits& commits, size_t stages) : commits_(commits), reached_(stages) {}
+
+  // As stage `stage` sees it.
+  class OfStage : public WaveCuts {
+   public:
+    OfStage(Cuts& cuts, size_t stage) : cuts_(cuts), stage_(stage) {}
+    bool Wanted(int64_t waves) override { return cuts_.Wanted(stage_, waves); }
+    void Saved(int64_t, const Status& status) override { cuts_.Saved(status); }
+
+   private:
+    Cuts& cuts_;
+    const size_t stage_;
+  };
+
+ private:
+  bool Wanted(size_t stage, int64_t waves) {
+    const std::lock_guard lock(mutex_);
+    reached_[stage] = waves;
+    if (cut_ == 0 && commits_.Due()) {
+      // The others have gone by the waves that they have asked about.
+      cut_ = waves;
+      for (size_t i = 0; i < reached_.size(); ++i) {
+        if (i != stage) cut_ = std::max(cut_, reached_[i] + 1);
+      }
+    }
+    return waves == cut_;
+  }
+  void Saved(const Status& status) {
+    const std::lock_guard lock(mutex_);
+    status_.Update(status);
+    if (++saved_ < reached_.size()) return;
+    if (status_.ok()) {
+      commits_.Commit(std::exchange(cut_, 0));
+    } else {
+      commits_.GiveUp(status_);
+    }
+    saved_ = 0;
+  }
+
+  WaveCommits& commits_;
+  std::mutex mutex_;
+  std::vector<int64_t> reached_;  // waves, by stage
+  int64_t cut_ = 0;               // where the next save is; 0: not known
+  size_t saved_ = 0;              // stages that have saved there, or tried to
+  Status status_;
+};
+
+Status LocalStages::Restore(const JobPosition& position) {
+  for (const auto& stage : stages_) CVXQ_RETURN_IF_ERROR(stage->Restore(position));
+  return absl::OkStatus();
+}
+
+StatusOr<double> LocalStages::Gradients(Progress& progress, WaveCommits* commits) {
   auto phase = progress.Start("gradients", job_.gradients.samples * count(), "sequences");
-  CVXQ_RETURN_IF_ERROR(Each([&](Stage& stage) { return stage.Gradients(phase); }));
+  std::optional<Cuts> cuts;
+  if (commits != nullptr) cuts.emplace(*commits, stages_.size());
+  CVXQ_RETURN_IF_ERROR(Each([&](Stage& stage, size_t i) {
+    if (!cuts) return stage.Gradients(phase, nullptr);
+    Cuts::OfStage own(*cuts, i);
+    return stage.Gradients(phase, &own);
+  }));
   phase.Done();
   double damping = 0;
   for (const auto& stage : stages_) damping = std::max(damping, stage->output_damping());
-  NoteOutputDamping(damping, progress);
-  return absl::OkStatus();
+  return damping;
 }
 
-Status LocalStages::Moments(Progress& progress) {
+StatusOr<double> LocalStages::Moments(Progress& progress) {
   auto phase = progress.Start("input moments", job_.files.spec.layers, "blocks");
-  CVXQ_RETURN_IF_ERROR(Each([&](Stage& stage) { return stage.Moments(phase); }));
+  CVXQ_RETURN_IF_ERROR(Each([&](Stage& stage, size_t) { return stage.Moments(phase); }));
   phase.Done();
   double damping = 0;
   for (const auto& stage : stages_) damping = std::max(damping, stage->input_damping());
-  NoteInputDamping(damping, job_.options.damping, progress);
-  return absl::OkStatus();
+  return damping;
 }
 
-StatusOr<EntropyAnswer> LocalStages::CarryOut(const EntropyOrder& order, Progress::Phase& phase) {
+StatusOr<EntropyAnswer> LocalStages::CarryOut(const EntropyOrder& order, int64_t step,
+                                              Progress::Phase& phase) {
   std::vector<EntropyAnswer> parts(stages_.size());
-  CVXQ_RETURN_IF_ERROR(Each([&](Stage& stage) -> Status {
-    const auto at = std::find_if(stages_.begin(), stages_.end(),
-                                 [&](const auto& s) { return s.get() == &stage; });
-    CVXQ_ASSIGN_OR_RETURN(parts[at - stages_.begin()], stage.CarryOut(order, phase));
+  CVXQ_RETURN_IF_ERROR(Each([&](Stage& stage, size_t i) -> Status {
+    CVXQ_ASSIGN_OR_RETURN(parts[i], stage.CarryOut(order, step, phase));
     return absl::OkStatus();
   }));
   EntropyAnswer answer;
@@ -134,13 +193,18 @@ StatusOr<EntropyAnswer> LocalStages::CarryOut(const EntropyOrder& order, Progres
 }
 
 Status LocalStages::Collect(const EntropyTables& tables, std::vector<LinearPlan>& plans) {
-  CVXQ_RETURN_IF_ERROR(Each([&](Stage& stage) { return stage.CorrectBiases(tables); }));
+  CVXQ_RETURN_IF_ERROR(Each([&](Stage& stage, size_t) { return stage.CorrectBiases(tables); }));
   for (const auto& stage : stages_) {
     for (LinearPlan& plan : stage->plans()) {
       const int64_t index = plan.index;
       plans[index] = std::move(plan);
     }
   }
+  return absl::OkStatus();
+}
+
+Status LocalStages::Save(int64_t step) {
+  for (const auto& stage : stages_) CVXQ_RETURN_IF_ERROR(stage->Save(step));
   return absl::OkStatus();
 }
 

@@ -18,16 +18,22 @@ class LocalStages : public Stages {
   LocalStages(StageJob job, int64_t workers, int threads, int64_t memory);
   ~LocalStages() override;
 
-  Status Gradients(Progress& progress) override;
-  Status Moments(Progress& progress) override;
-  StatusOr<EntropyAnswer> CarryOut(const EntropyOrder& order, Progress::Phase& phase) override;
+  Status Restore(const JobPosition& position) override;
+  StatusOr<double> Gradients(Progress& progress, WaveCommits* commits) override;
+  StatusOr<double> Moments(Progress& progress) override;
+  StatusOr<EntropyAnswer> CarryOut(const EntropyOrder& order, int64_t step,
+                                   Progress::Phase& phase) override;
   Status Collect(const EntropyTables& tables, std::vector<LinearPlan>& plans) override;
+  Status Save(int64_t step) override;
+  void Committed(const JobPosition&) override {}
 
   int64_t count() const { return static_cast<int64_t>(stages_.size()); }
 
  private:
   class Boundary;
-  Status Each(const std::function<Status(Stage&)>& step);
+  class Cuts;
+  // step(stage, its number) on all of them at the same time.
+  Status Each(const std::function<Status(Stage&, size_t)>& step);
 
   const StageJob job_;
   std::vector<std::unique_ptr<Boundary>> boundaries_;

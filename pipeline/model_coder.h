@@ -30,7 +30,7 @@ struct StatisticsNeeds {
   bool output_factors = false;  // H_O factored (comes with the gradients)
 };
 
-class Stages;  // stages.h
+class JobSteps;  // job_steps.h
 
 // The statistics of a model, or of some of its blocks, and all that coding these takes. Referred-to
 // objects outlive the coder.
@@ -51,7 +51,7 @@ struct CodingContext : StageContext {
   Progress& progress;
   Stopwatch& watch;
   PackedWriter& writer;
-  Stages* stages = nullptr;  // where they have the statistics, not the context
+  JobSteps* steps = nullptr;  // where stages have the statistics, not the context
 
   double quantized_weights() const { return static_cast<double>(spec.quantized_parameters()); }
 };

@@ -11,6 +11,8 @@
 #include "base/stopwatch.h"
 #include "base/thread_pool.h"
 #include "pipeline/input_moments.h"
+#include "pipeline/job_state.h"
+#include "pipeline/job_steps.h"
 #include "pipeline/linear_plan.h"
 #include "pipeline/local_stages.h"
 #include "pipeline/model_coder.h"
@@ -20,6 +22,7 @@
 #include "pipeline/quantized_overlay.h"
 #include "pipeline/tune.h"
 #include "storage/files.h"
+#include "storage/source_fingerprint.h"
 #include "storage/spill_store.h"
 
 namespace cvxq {
@@ -61,7 +64,7 @@ class Quantizer {
       if (iteration == 0) CVXQ_RETURN_IF_ERROR(Moments());
       CVXQ_RETURN_IF_ERROR(coder_->Code(*context_));
     }
-    stages_.reset();  // statistics that nobody needs any more
+    steps_.reset();  // statistics that nobody needs any more
     CVXQ_RETURN_IF_ERROR(Tune());
     return Publish();
   }
@@ -173,6 +176,39 @@ class Quantizer {
            options_.estimator.value_or(Estimator::kLabels) != Estimator::kTokens;
   }
 
+  Status BeginSteps() {
+    if (!options_.state.empty()) {
+      CVXQ_ASSIGN_OR_RETURN(const std::string identity, Identity());
+      CVXQ_ASSIGN_OR_RETURN(state_, JobState::Open(options_.state, identity));
+    }
+    const StageJob job{options_,        files_,         calibration_,         needs_,
+                       feedback_,       GradientsOf(0), output_block_,        ModelMemory().compute,
+                       output_->path(), state_.get(),   options_.save_seconds};
+    std::unique_ptr<Stages> stages;
+    if (options_.make_stages) {
+      CVXQ_ASSIGN_OR_RETURN(stages, options_.make_stages(job));
+    }
+    if (stages == nullptr) {
+      stages = std::make_unique<LocalStages>(job, options_.workers, pool_.threads(), memory_);
+    }
+    steps_ = std::make_unique<JobSteps>(std::move(stages), state_.get(), options_.save_seconds,
+                                        options_.damping, progress_);
+    return steps_->Begin();
+  }
+
+  // All that the state of a job depends on: what is kept is used by the same job alone.
+  StatusOr<std::string> Identity() const {
+    CVXQ_ASSIGN_OR_RETURN(const std::string source, SourceFingerprint(options_.model));
+    const GradientOptions gradients = GradientsOf(0);
+    return absl::StrCat(
+        "job state 1\n", source, "\n", PackedConfig().dump(), "\n",
+        absl::StrFormat("%a %d\n", options_.bits.value_or(0), options_.size.value_or(0)),
+        absl::StrFormat("%d %d %d %d %d %d %d\n", gradients.estimator, gradients.samples,
+                        gradients.seed, calibration_.samples, calibration_.seq_len, output_block_,
+                        options_.tune),
+        absl::StrFormat("%a %a\n", options_.damping, options_.shrinkage));
+  }
+
   Status Gradients(int64_t iteration) {
     std::optional<QuantizedOverlay> overlay;
     const WeightSource* weights = files_.weights.get();
@@ -180,27 +216,17 @@ class Quantizer {
       weights = &overlay.emplace(*files_.weights, plans_, *coder_);
     } else {
       writer_ = std::make_unique<PackedWriter>(*files_.checkpoint, PackedConfig(), plans_);
-      if (Staged()) {
-        const StageJob job{options_,       files_,         calibration_,  needs_,
-                           feedback_,      GradientsOf(0), output_block_, ModelMemory().compute,
-                           output_->path()};
-        if (options_.make_stages) {
-          CVXQ_ASSIGN_OR_RETURN(stages_, options_.make_stages(job));
-        }
-        if (stages_ == nullptr) {
-          stages_ = std::make_unique<LocalStages>(job, options_.workers, pool_.threads(), memory_);
-        }
-      }
+      if (Staged()) CVXQ_RETURN_IF_ERROR(BeginSteps());
       context_.emplace(CodingContext{{options_, *files_.checkpoint, files_.spec, gradients_,
                                       inputs_, outputs_, *store_, pool_, plans_},
                                      progress_,
                                      watch_,
                                      *writer_,
-                                     stages_.get()});
+                                     steps_.get()});
     }
     if (!needs_.gradients) return absl::OkStatus();
-    if (stages_ != nullptr) {
-      CVXQ_RETURN_IF_ERROR(stages_->Gradients(progress_));
+    if (steps_ != nullptr) {
+      CVXQ_RETURN_IF_ERROR(steps_->Gradients());
       watch_.Lap("gradients");
       return absl::OkStatus();
     }
@@ -281,8 +307,8 @@ class Quantizer {
 
   Status Moments() {
     if (!needs_.input_factors && !needs_.input_means) return absl::OkStatus();
-    if (stages_ != nullptr) {
-      CVXQ_RETURN_IF_ERROR(stages_->Moments(progress_));
+    if (steps_ != nullptr) {
+      CVXQ_RETURN_IF_ERROR(steps_->Moments());
       watch_.Lap("input moments");
       return absl::OkStatus();
     }
@@ -392,6 +418,7 @@ class Quantizer {
     if (options_.before_publish) CVXQ_RETURN_IF_ERROR(options_.before_publish(report));
     CVXQ_RETURN_IF_ERROR(CheckInterrupted());
     CVXQ_RETURN_IF_ERROR(output_->Publish());
+    if (state_ != nullptr) state_->Remove().IgnoreError();  // the output is there all the same
     watch_.Lap("write");
     report.seconds = watch_.Finish();
     return report;
@@ -427,7 +454,8 @@ class Quantizer {
   ModelOutputs outputs_;
   std::unique_ptr<PackedWriter> writer_;
   Stopwatch watch_;
-  std::unique_ptr<Stages> stages_;        // where the job is cut into stages
+  std::unique_ptr<JobState> state_;
+  std::unique_ptr<JobSteps> steps_;       // where the job is cut into stages
   std::optional<CodingContext> context_;  // of all the above
 };
 

@@ -62,6 +62,12 @@ struct QuantizeOptions {
   MakeStages make_stages;         // given: in place of stages in this process
   std::optional<int64_t> memory;  // bytes for what may else be spilled or streamed
 
+  // Folder or s3:// address that what is done is kept at until the output is there: the same job
+  // begun again, after a crash or an interruption, goes on from there. Empty: nowhere. Only for
+  // jobs that are cut into stages. Written about so often; 0: after each step.
+  std::string state;
+  double save_seconds = 60;
+
   // Called once the output is complete and before it appears under its name, with the whole report
   // (but for the time that appearing takes). An error is returned by Quantize, and nothing appears.
   std::function<Status(const QuantizeReport&)> before_publish;

@@ -3,6 +3,10 @@
 #include <algorithm>
 #include <limits>
 
+#include "absl/time/clock.h"
+#include "base/failpoint.h"
+#include "pipeline/block_state.h"
+
 namespace cvxq {
 namespace {
 
@@ -64,21 +68,183 @@ Stage::Stage(const StageJob& job, const StagePlace& place, int threads, int64_t 
                job.files.spec, gradients_,
                inputs_,        outputs_,
                store_,         pool_,
-               plans_} {}
+               plans_},
+      keeps_(job.state != nullptr),
+      last_save_(absl::Now()) {}
+
+// The sums of a stage's gradients in the job's state.
+class Stage::Saves : public GradientSaves {
+ public:
+  Saves(Stage& stage, WaveCuts* cuts) : stage_(stage), cuts_(cuts) {}
+
+  int64_t first_wave() const override { return stage_.first_wave_; }
+  StatusOr<BlockGradients> Load(int64_t block) override {
+    BlockGradients sums;
+    CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<ArchiveReader> reader,
+                          stage_.job_.state->Read(block, BlockPart::kSums, stage_.first_wave_));
+    if (reader == nullptr) return absl::DataLossError("sums of gradients are not there any more");
+    CVXQ_RETURN_IF_ERROR(LoadGradients(*reader, sums));
+    CVXQ_RETURN_IF_ERROR(reader->Finish());
+    return sums;
+  }
+  bool Wanted(int64_t waves) override { return cuts_ != nullptr && cuts_->Wanted(waves); }
+  void Save(int64_t waves, int64_t block, const BlockGradients& sums) override {
+    if (status_.ok()) status_ = SaveBlock(waves, block, sums);
+  }
+  void Saved(int64_t waves) override {
+    Failpoint("sums-saved");
+    cuts_->Saved(waves, std::exchange(status_, absl::OkStatus()));
+  }
+
+ private:
+  Status SaveBlock(int64_t waves, int64_t block, const BlockGradients& sums) {
+    CVXQ_ASSIGN_OR_RETURN(
+        const std::unique_ptr<ArchiveWriter> writer,
+        stage_.job_.state->Write(block, BlockPart::kSums, waves, StateBytes(sums)));
+    CVXQ_RETURN_IF_ERROR(SaveGradients(sums, *writer));
+    Failpoint("sums-before-commit");
+    return writer->Commit();
+  }
+
+  Stage& stage_;
+  WaveCuts* const cuts_;
+  Status status_;  // of the save under way
+};
+
+Status Stage::Restore(const JobPosition& position) {
+  first_wave_ = position.step == 0 ? position.waves : 0;
+  gradients_.assign(job_.files.spec.layers, {});
+  outputs_.assign(job_.needs.output_factors ? job_.files.spec.layers : 0, {});
+  inputs_.assign(job_.files.spec.layers, {});
+  linears_.reset();
+  coded_.clear();
+  unsaved_.clear();
+  saved_.clear();
+  if (job_.state == nullptr) return absl::OkStatus();
+  if (position.step > kMomentStep) linears_.emplace(context_, job_.feedback);
+  for (int64_t block = place_.blocks.begin; block < place_.blocks.end; ++block) {
+    CVXQ_RETURN_IF_ERROR(RestoreBlock(position, block));
+    Failpoint("stage-block-restored");
+  }
+  return absl::OkStatus();
+}
+
+Status Stage::RestoreBlock(const JobPosition& position, int64_t block) {
+  if (position.step >= kGradientStep) {
+    CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<ArchiveReader> reader,
+                          job_.state->Read(block, BlockPart::kGradients, 0));
+    if (reader == nullptr) return absl::DataLossError("gradients are not in the job's state");
+    CVXQ_RETURN_IF_ERROR(LoadGradients(*reader, gradients_[block]));
+    if (!outputs_.empty()) CVXQ_RETURN_IF_ERROR(LoadOutputs(*reader, store_, outputs_[block]));
+    CVXQ_RETURN_IF_ERROR(reader->Finish());
+    saved_.insert({block, BlockPart::kGradients});
+  }
+  if (position.step >= kMomentStep) {
+    bool there = false;
+    CVXQ_RETURN_IF_ERROR(LoadMoments(block, there));
+    if (!there) return absl::DataLossError("input moments are not in the job's state");
+  }
+  CVXQ_ASSIGN_OR_RETURN(coded_[block], job_.state->CodedSteps(block));
+  int64_t last = 0;
+  for (const int64_t step : coded_[block]) {
+    if (step <= position.step) last = step;
+  }
+  if (last == 0) return absl::OkStatus();
+  EntropyAnswer known;  // to whoever gives the orders, already
+  CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<ArchiveReader> reader,
+                        job_.state->Read(block, BlockPart::kCodes, last));
+  if (reader == nullptr) return absl::DataLossError("codes are not in the job's state any more");
+  return linears_->Load(block, *reader, known);
+}
+
+Status Stage::LoadMoments(int64_t block, bool& there) {
+  CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<ArchiveReader> reader,
+                        job_.state->Read(block, BlockPart::kMoments, 0));
+  there = reader != nullptr;
+  if (!there) return absl::OkStatus();
+  CVXQ_RETURN_IF_ERROR(LoadInputs(*reader, store_, inputs_[block]));
+  CVXQ_RETURN_IF_ERROR(reader->Finish());
+  saved_.insert({block, BlockPart::kMoments});
+  return absl::OkStatus();
+}
+
+Status Stage::SaveStatistics(int64_t block, BlockPart part) {
+  if (saved_.contains({block, part})) return absl::OkStatus();
+  const bool of_gradients = part == BlockPart::kGradients;
+  int64_t bytes = StateBytes(inputs_[block], store_);
+  if (of_gradients) {
+    bytes = StateBytes(gradients_[block]);
+    if (!outputs_.empty()) bytes += StateBytes(outputs_[block], store_);
+  }
+  CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<ArchiveWriter> writer,
+                        job_.state->Write(block, part, 0, bytes));
+  if (of_gradients) {
+    CVXQ_RETURN_IF_ERROR(SaveGradients(gradients_[block], *writer));
+    if (!outputs_.empty()) {
+      CVXQ_RETURN_IF_ERROR(SaveOutputs(outputs_[block], store_, *writer));
+    }
+  } else {
+    CVXQ_RETURN_IF_ERROR(SaveInputs(inputs_[block], store_, *writer));
+  }
+  Failpoint("statistics-before-commit");
+  CVXQ_RETURN_IF_ERROR(writer->Commit());
+  saved_.insert({block, part});
+  Failpoint("statistics-saved");
+  return absl::OkStatus();
+}
+
+Status Stage::SaveCodes() {
+  while (!unsaved_.empty()) {
+    const auto [block, step] = *unsaved_.begin();
+    CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<ArchiveWriter> writer,
+                          job_.state->Write(block, BlockPart::kCodes, step, 0));
+    CVXQ_RETURN_IF_ERROR(linears_->Save(block, *writer));
+    Failpoint("codes-before-commit");
+    CVXQ_RETURN_IF_ERROR(writer->Commit());
+    unsaved_.erase(block);
+    Failpoint("codes-saved");
+  }
+  return absl::OkStatus();
+}
+
+Status Stage::Save(int64_t step) {
+  for (int64_t block = place_.blocks.begin; block < place_.blocks.end; ++block) {
+    if (step >= kGradientStep) {
+      CVXQ_RETURN_IF_ERROR(SaveStatistics(block, BlockPart::kGradients));
+    }
+    if (step >= kMomentStep) CVXQ_RETURN_IF_ERROR(SaveStatistics(block, BlockPart::kMoments));
+  }
+  CVXQ_RETURN_IF_ERROR(SaveCodes());
+  last_save_ = absl::Now();
+  return absl::OkStatus();
+}
+
+bool Stage::SaveDue() {
+  return keeps_ && absl::Now() - last_save_ >= absl::Seconds(job_.save_seconds);
+}
+
+// Saves in the middle of a step, which nobody counts on: where that fails it is not tried again.
+void Stage::KeepWhatIsDone(const std::function<Status()>& save) {
+  const absl::Time begin = absl::Now();
+  keeps_ = save().ok();
+  // What saving takes must stay small against the work.
+  last_save_ = absl::Now() + 9 * (absl::Now() - begin);
+}
 
 StatusOr<std::unique_ptr<Model>> Stage::LoadModel() {
   return Model::Load(job_.files.spec, *job_.files.weights,
                      {.compute = job_.compute, .resident_bytes = memory_ / 2}, *backend_);
 }
 
-Status Stage::Gradients(Progress::Phase& progress) {
+Status Stage::Gradients(Progress::Phase& progress, WaveCuts* cuts) {
+  Saves saves(*this, cuts);
   CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, LoadModel());
   CVXQ_ASSIGN_OR_RETURN(
       gradients_,
       CollectGradients(*model, job_.calibration, job_.gradients,
                        {.output_block = job_.needs.output_factors ? job_.output_block : 0,
                         .token_squares = job_.needs.output_factors},
-                       progress, &place_));
+                       progress, &place_, job_.state != nullptr ? &saves : nullptr));
   if (!job_.needs.output_factors) return absl::OkStatus();
   const auto order = [](int64_t, LinearId, int64_t first, std::span<const float> diagonal) {
     return EntropyRowOrder(first, static_cast<int64_t>(diagonal.size()));
@@ -100,18 +266,58 @@ Status Stage::Moments(Progress::Phase& progress) {
                         .weights = weights.empty() ? nullptr : &weights};
   const bool alone = place_.before == nullptr && place_.after == nullptr;
   if (!alone) options.blocks_at_once = BlocksAtOnce(job_.files.spec, memory_ / 2);
+  inputs_.resize(job_.files.spec.layers);
+  int64_t kept = place_.blocks.begin;  // those before are in the state
+  if (job_.state != nullptr) {
+    for (bool there = true; kept < place_.blocks.end; kept += there) {
+      CVXQ_RETURN_IF_ERROR(LoadMoments(kept, there));
+      if (!there) break;
+    }
+    options.finished = [&](int64_t block, const BlockInputs& moments) {
+      inputs_[block] = moments;
+      if (!SaveDue()) return;
+      KeepWhatIsDone([&]() -> Status {
+        for (; kept <= block; ++kept) {
+          CVXQ_RETURN_IF_ERROR(SaveStatistics(kept, BlockPart::kMoments));
+        }
+        return absl::OkStatus();
+      });
+    };
+  }
+  const ModelMoments known = inputs_;
+  options.known = &known;
   CVXQ_ASSIGN_OR_RETURN(inputs_, CollectInputMoments(*model, job_.calibration, options, pool_,
                                                      store_, progress, &place_));
   return absl::OkStatus();
 }
 
-StatusOr<EntropyAnswer> Stage::CarryOut(const EntropyOrder& order, Progress::Phase& phase) {
+StatusOr<EntropyAnswer> Stage::CarryOut(const EntropyOrder& order, int64_t step,
+                                        Progress::Phase& phase) {
   if (!linears_) linears_.emplace(context_, job_.feedback);
-  EntropyOrder own = order;
-  std::erase_if(own.blocks, [&](const EntropyOrder::Block& block) {
-    return block.block < place_.blocks.begin || block.block >= place_.blocks.end;
-  });
-  return linears_->CarryOut(own, phase);
+  const bool codes = order.kind == EntropyOrder::Kind::kCode;
+  const int64_t linears = static_cast<int64_t>(job_.files.spec.linears().size());
+  EntropyAnswer answer;
+  for (const EntropyOrder::Block& block : order.blocks) {
+    if (block.block < place_.blocks.begin || block.block >= place_.blocks.end) continue;
+    const std::vector<int64_t>& there = coded_[block.block];
+    if (codes && std::find(there.begin(), there.end(), step) != there.end()) {
+      CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<ArchiveReader> reader,
+                            job_.state->Read(block.block, BlockPart::kCodes, step));
+      if (reader != nullptr) {
+        CVXQ_RETURN_IF_ERROR(linears_->Load(block.block, *reader, answer));
+        phase.Advance(linears);
+        continue;
+      }
+    }
+    EntropyOrder one = order;
+    one.blocks = {block};
+    CVXQ_ASSIGN_OR_RETURN(EntropyAnswer part, linears_->CarryOut(one, phase));
+    answer.Append(std::move(part));
+    if (!codes || job_.state == nullptr) continue;
+    unsaved_[block.block] = step;
+    if (SaveDue()) KeepWhatIsDone([&] { return SaveCodes(); });
+  }
+  return answer;
 }
 
 Status Stage::CorrectBiases(const EntropyTables& tables) { return linears_->CorrectBiases(tables); }

@@ -4,14 +4,20 @@
 #ifndef CVXQ_PIPELINE_STAGE_H_
 #define CVXQ_PIPELINE_STAGE_H_
 
+#include <functional>
+#include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "pipeline/calibration.h"
 #include "pipeline/entropy_linears.h"
 #include "pipeline/entropy_rate.h"
+#include "pipeline/job_state.h"
 #include "pipeline/model_coder.h"
 #include "pipeline/model_files.h"
 #include "pipeline/quantize.h"
@@ -30,6 +36,8 @@ struct StageJob {
   int64_t output_block = 0;  // rows of the blocks of H_O
   DType compute = DType::kF32;
   std::string spill_folder;
+  JobState* state = nullptr;  // where to keep what is done; nullptr: nowhere
+  double save_seconds = 0;    // how often, while a step is under way
 };
 
 // [begin, end) of the blocks of each of at most `stages` stages, none empty: the cut of least cost
@@ -42,12 +50,19 @@ class Stage {
   // `threads` and `memory` bytes are for this stage alone.
   Stage(const StageJob& job, const StagePlace& place, int threads, int64_t memory);
 
-  // Errors: as CollectGradients and FactorOutputMoments.
-  Status Gradients(Progress::Phase& progress);
+  // Begins behind what is in the job's state, or from the start. kDataLoss where it is not there.
+  Status Restore(const JobPosition& position);
+
+  // Errors: as CollectGradients and FactorOutputMoments. `cuts` may be nullptr.
+  Status Gradients(Progress::Phase& progress, WaveCuts* cuts);
   Status Moments(Progress::Phase& progress);
-  // Its part of an order: the blocks that are its own, in their order.
-  StatusOr<EntropyAnswer> CarryOut(const EntropyOrder& order, Progress::Phase& phase);
+  // Its part of an order, the job's step of this number: the blocks that are its own, in their
+  // order.
+  StatusOr<EntropyAnswer> CarryOut(const EntropyOrder& order, int64_t step, Progress::Phase& phase);
   Status CorrectBiases(const EntropyTables& tables);
+
+  // Saves what the steps until this one have made and is not saved yet.
+  Status Save(int64_t step);
 
   const BlockRange& blocks() const { return place_.blocks; }
   std::vector<LinearPlan>& plans() { return plans_; }  // of its blocks
@@ -56,7 +71,14 @@ class Stage {
   double input_damping() const;
 
  private:
+  class Saves;
   StatusOr<std::unique_ptr<Model>> LoadModel();
+  Status RestoreBlock(const JobPosition& position, int64_t block);
+  Status SaveStatistics(int64_t block, BlockPart part);
+  Status SaveCodes();
+  Status LoadMoments(int64_t block, bool& there);
+  bool SaveDue();
+  void KeepWhatIsDone(const std::function<Status()>& save);
 
   const StageJob& job_;
   const StagePlace place_;
@@ -70,6 +92,13 @@ class Stage {
   ModelOutputs outputs_;
   const StageContext context_;  // of the above
   std::optional<EntropyLinears> linears_;
+
+  int64_t first_wave_ = 0;                         // of the gradients: those before are saved
+  std::map<int64_t, std::vector<int64_t>> coded_;  // steps whose codes are in the state, by block
+  std::map<int64_t, int64_t> unsaved_;             // blocks with codes that are not, and the step
+  std::set<std::pair<int64_t, BlockPart>> saved_;  // statistics that are in the state
+  bool keeps_ = false;                             // as it goes along
+  absl::Time last_save_;
 };
 
 }  // namespace cvxq

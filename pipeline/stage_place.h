@@ -33,6 +33,17 @@ class StageBoundary {
   virtual Status Receive(Stream stream, int64_t wave, std::span<float> values) = 0;
 };
 
+// When the stages of a model, all at the same wave of the gradient pass, save their sums. Each
+// stage has one, and uses it from one thread.
+class WaveCuts {
+ public:
+  virtual ~WaveCuts() = default;
+  // Asked after every wave's backward pass but the last: whether to save the sums of so many now.
+  virtual bool Wanted(int64_t waves) = 0;
+  // Those that were wanted are saved, or could not be: that is no reason to stop.
+  virtual void Saved(int64_t waves, const Status& status) = 0;
+};
+
 struct StagePlace {
   BlockRange blocks;
   StageBoundary* before = nullptr;  // nullptr: the first stage, which embeds

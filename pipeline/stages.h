@@ -14,21 +14,44 @@ namespace cvxq {
 struct EntropyAnswer;  // entropy_rate.h
 struct EntropyOrder;
 class EntropyTables;  // quant/entropy_tables.h
+struct JobPosition;   // job_state.h
 struct LinearPlan;    // linear_plan.h
 struct StageJob;      // stage.h
 
-// The steps of a job in their order: Gradients, Moments, CarryOut for each order, Collect. The
-// first failure stops all stages and is returned. Used from one thread at a time.
+// Who keeps in the job's state how far the gradients have come. Used by one thread at a time.
+class WaveCommits {
+ public:
+  virtual ~WaveCommits() = default;
+  virtual bool Due() = 0;  // whether it is time
+  // All stages have saved their sums of so many waves.
+  virtual void Commit(int64_t waves) = 0;
+  // They cannot.
+  virtual void GiveUp(const Status& status) = 0;
+};
+
+// The steps of a job in their order: Restore, Gradients, Moments, CarryOut for each order, Collect;
+// Restore takes the place of those that it goes behind. The first failure stops all stages and is
+// returned. Used from one thread at a time. job_steps.h is what has them done.
 class Stages {
  public:
   virtual ~Stages() = default;
 
-  virtual Status Gradients(Progress& progress) = 0;
-  virtual Status Moments(Progress& progress) = 0;
-  // What came of the order, over all its blocks.
-  virtual StatusOr<EntropyAnswer> CarryOut(const EntropyOrder& order, Progress::Phase& phase) = 0;
+  // Has all stages begin behind what the job's state holds. kDataLoss where it does not: they can
+  // then be restored to another position.
+  virtual Status Restore(const JobPosition& position) = 0;
+  // The largest damping that a factorisation took. `commits`: nullptr, nothing is saved meanwhile.
+  virtual StatusOr<double> Gradients(Progress& progress, WaveCommits* commits) = 0;
+  virtual StatusOr<double> Moments(Progress& progress) = 0;
+  // What came of the order, over all its blocks. `step`: its number among all steps of the job.
+  virtual StatusOr<EntropyAnswer> CarryOut(const EntropyOrder& order, int64_t step,
+                                           Progress::Phase& phase) = 0;
   // Corrects biases, and gives up what the stages have coded: fills the plans of the whole model.
   virtual Status Collect(const EntropyTables& tables, std::vector<LinearPlan>& plans) = 0;
+
+  // All stages save what the steps until this one have made.
+  virtual Status Save(int64_t step) = 0;
+  // A stage that is lost will be restored to here: nothing before is needed any more.
+  virtual void Committed(const JobPosition& position) = 0;
 };
 
 // Tell of factorisations that took more damping than was asked for, if any did.

@@ -5,12 +5,14 @@
 #include <new>
 
 #include "base/interrupt.h"
+#include "pipeline/job_state.h"
 #include "pipeline/model_files.h"
 #include "service/errors.h"
 #include "service/job_reporter.h"
 #include "service/job_spec.h"
-#include "service/source_fingerprint.h"
+#include "service/log.h"
 #include "storage/files.h"
+#include "storage/source_fingerprint.h"
 
 namespace cvxq {
 namespace {
@@ -141,12 +143,24 @@ void LocalExecutor::Run(const Task& task) {
       if (shutdown_ || Interrupted()) return;  // whoever starts next begins anew
     }
     outcome.kind = JobInput::Kind::kStopped;
-    if (*task.stop && task.sink->Report(name, outcome).ok()) return;
+    if (*task.stop && task.sink->Report(name, outcome).ok()) return ForgetState(task.job);
     // Failed, or stopped because its reports were refused for another reason than a cancellation.
     outcome.kind = JobInput::Kind::kFail;
     outcome.error = ToRpcStatus(WithReason(status, ReasonOfWork));
   }
-  task.sink->Report(name, outcome).status().IgnoreError();
+  // Where the report is refused, the job is another coordinator's by now, and so is what is kept.
+  const bool reported = task.sink->Report(name, outcome).ok();
+  if (reported && !status.ok()) ForgetState(task.job);
+}
+
+// What a job that has ended has left behind.
+void LocalExecutor::ForgetState(const Job& job) const {
+  const StatusOr<QuantizeOptions> options = ToQuantizeOptions(job, policy_);
+  if (!options.ok()) return;
+  const Status removed = RemoveJobStates(options->output + ".resume");
+  if (removed.ok()) return;
+  Log(LogLevel::kWarning, "cannot remove what a job has left: " + std::string(removed.message()),
+      {{"job", job.name()}});
 }
 
 Status LocalExecutor::Quantise(const Task& task, int32_t attempt) {
@@ -158,6 +172,8 @@ Status LocalExecutor::Quantise(const Task& task, int32_t attempt) {
   Progress progress(
       {.listener = [&reporter](const ProgressUpdate& update) { reporter.Listen(update); }});
   options.make_stages = options_.make_stages;
+  options.state = options.output + ".resume";
+  options.save_seconds = options_.save_seconds;
   options.before_publish = [&](const QuantizeReport& report) -> Status {
     CVXQ_ASSIGN_OR_RETURN(const std::string now, SourceFingerprint(options.model));
     if (now != before) {

@@ -23,6 +23,7 @@ struct LocalExecutorOptions {
   int parallel = 1;        // jobs at a time
   MakeStages make_stages;  // given: asked first who has the stages of a job
   absl::Duration report_interval = absl::Seconds(1);
+  double save_seconds = 15;  // how often a job keeps what is done, for after a crash
   // The work itself; tests put their own in.
   std::function<StatusOr<QuantizeReport>(const QuantizeOptions&, Progress&)> quantize = Quantize;
 };
@@ -47,6 +48,7 @@ class LocalExecutor : public JobExecutor {
   void Work();
   void Run(const Task& task);
   Status Quantise(const Task& task, int32_t attempt);
+  void ForgetState(const Job& job) const;
   JobInput Resume(const Job& job) const;
 
   const StoragePolicy policy_;

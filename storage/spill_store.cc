@@ -100,6 +100,21 @@ Status SpillStore::Get(Handle handle, std::span<float> out) const {
   return absl::OkStatus();
 }
 
+void SpillStore::Drop(Handle handle) {
+  std::lock_guard lock(mutex_);
+  Entry& entry = entries_[handle];
+  const int64_t bytes = entry.size * static_cast<int64_t>(sizeof(float));
+  if (entry.offset < 0) {
+    in_memory_ -= bytes;
+    entry.values = {};
+  } else if (bytes > 0) {
+    // Where a file system cannot make holes, the space comes back with the file.
+    fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, entry.offset, bytes);
+    dropped_ += bytes;
+  }
+  entry.size = 0;
+}
+
 int64_t SpillStore::size(Handle handle) const {
   std::lock_guard lock(mutex_);
   return entries_[handle].size;
@@ -110,7 +125,7 @@ int64_t SpillStore::bytes_in_memory() const {
 }
 int64_t SpillStore::bytes_on_disk() const {
   std::lock_guard lock(mutex_);
-  return on_disk_;
+  return on_disk_ - dropped_;
 }
 
 }  // namespace cvxq

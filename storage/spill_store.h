@@ -32,6 +32,8 @@ class SpillStore {
   // Reads all values of a handle; out has their number.
   Status Get(Handle handle, std::span<float> out) const;
   int64_t size(Handle handle) const;
+  // Gives back memory and disk space; the handle is not used any more.
+  void Drop(Handle handle);
 
   int64_t bytes_in_memory() const;
   int64_t bytes_on_disk() const;
@@ -47,7 +49,7 @@ class SpillStore {
   const int64_t memory_limit_;
   mutable std::mutex mutex_;
   std::vector<Entry> entries_;
-  int64_t in_memory_ = 0, on_disk_ = 0;
+  int64_t in_memory_ = 0, on_disk_ = 0, dropped_ = 0;  // bytes; the last, of those on disk
   int fd_ = -1;
 };
 

@@ -9,9 +9,9 @@
 #include "kernels/backend.h"
 #include "service/errors.h"
 #include "service/log.h"
-#include "service/source_fingerprint.h"
 #include "service/uuid.h"
 #include "service/workers/wire.h"
+#include "storage/source_fingerprint.h"
 
 namespace cvxq {
 namespace {
@@ -44,6 +44,11 @@ MakeStages UseWorkers(WorkerPool& pool, RemoteStagesOptions options) {
 
 MakeStages UseWorkersIfAny(WorkerPool& pool) {
   return [&pool](const StageJob& job) -> StatusOr<std::unique_ptr<Stages>> {
+    // A job that outlived its coordinator shall not be cut before its workers are back.
+    while (pool.settling() > absl::ZeroDuration()) {
+      CVXQ_RETURN_IF_ERROR(CheckInterrupted());
+      absl::SleepFor(std::min(pool.settling(), absl::Milliseconds(100)));
+    }
     if (SuitableWorkers(pool).empty()) return nullptr;
     return RemoteStages::Start(pool, job, {});
   };
@@ -90,7 +95,24 @@ Status RemoteStages::Cut() {
     parts_.push_back({.blocks = blocks});
   }
   spec_.set_stages(static_cast<int64_t>(parts_.size()));
-  return Settle();
+  return absl::OkStatus();
+}
+
+Status RemoteStages::Restore(const JobPosition& position) {
+  std::unique_lock lock(mutex_);
+  base_ = position;
+  steps_.clear();
+  start_step_ = ++step_;
+  spec_.mutable_state()->set_step(position.step);
+  spec_.mutable_state()->set_waves(position.waves);
+  for (Part& part : parts_) {
+    part.worker = nullptr;
+    part.done.reset();
+  }
+  const Status status = Wait(lock, nullptr);
+  // A state that cannot be used is no end: there may be another one.
+  if (absl::IsDataLoss(status)) status_ = absl::OkStatus();
+  return status;
 }
 
 // Gives every stage without a worker to the one that has fewest. With the lock.
@@ -102,6 +124,7 @@ Status RemoteStages::Settle() {
       Log(LogLevel::kWarning, "a stage was lost with its worker",
           {{"stage", absl::StrCat(stage)}, {"worker", part.worker->hello().worker()}});
       part.worker = nullptr;
+      cut_ = 0;
     }
     if (part.attempt > options_.most_losses) {
       return absl::UnavailableError(absl::StrCat("blocks ", part.blocks.begin, " to ",
@@ -135,6 +158,7 @@ void RemoteStages::Assign(size_t stage, std::shared_ptr<WorkerLink> worker) {
   part.worker = std::move(worker);
   ++part.attempt;
   v1::Command start;
+  start.set_step(start_step_);
   *start.mutable_start() = spec_;
   start.mutable_start()->set_block_begin(part.blocks.begin);
   start.mutable_start()->set_block_end(part.blocks.end);
@@ -169,9 +193,9 @@ void RemoteStages::Send(size_t stage, v1::Command command) {
 }
 
 Status RemoteStages::Step(v1::Command command, Progress::Phase* phase,
-                          std::vector<LinearPlan>* plans) {
+                          std::vector<LinearPlan>* plans, WaveCommits* commits) {
   std::unique_lock lock(mutex_);
-  command.set_step(static_cast<int64_t>(steps_.size()) + 1);
+  command.set_step(++step_);
   phase_ = phase;
   plans_ = plans;
   for (size_t stage = 0; stage < parts_.size(); ++stage) {
@@ -180,6 +204,14 @@ Status RemoteStages::Step(v1::Command command, Progress::Phase* phase,
     Send(stage, command);
   }
   steps_.push_back(std::move(command));
+  const Status status = Wait(lock, commits);
+  phase_ = nullptr;
+  plans_ = nullptr;
+  return status;
+}
+
+// Until all stages have done what is under way, or one has failed.
+Status RemoteStages::Wait(std::unique_lock<std::mutex>& lock, WaveCommits* commits) {
   const auto all_done = [&] {
     return std::all_of(parts_.begin(), parts_.end(),
                        [](const Part& part) { return part.done.has_value(); });
@@ -187,11 +219,69 @@ Status RemoteStages::Step(v1::Command command, Progress::Phase* phase,
   while (status_.ok() && !all_done()) {
     status_ = CheckInterrupted();
     if (status_.ok()) status_ = Settle();
+    if (status_.ok() && commits != nullptr) TendCut(lock, *commits);
     if (status_.ok() && !all_done()) changed_.wait_for(lock, kTick);
   }
-  phase_ = nullptr;
-  plans_ = nullptr;
+  cut_ = 0;
   return status_;
+}
+
+// Has all stages save their sums at a wave that none of them has reached, where it is time, and
+// commits that once they have.
+void RemoteStages::TendCut(std::unique_lock<std::mutex>& lock, WaveCommits& commits) {
+  if (cut_ == 0) {
+    if (!commits.Due()) return;
+    const int64_t per_wave = WaveSequences(job_.calibration.seq_len);
+    int64_t reached = 0;
+    for (const Part& part : parts_) reached = std::max(reached, part.advanced / per_wave);
+    // What is told of waves is late.
+    const int64_t cut = reached + static_cast<int64_t>(parts_.size()) + 1;
+    if (cut * per_wave >= job_.gradients.samples) return;
+    cut_ = cut;
+    cut_status_ = absl::OkStatus();
+    for (size_t stage = 0; stage < parts_.size(); ++stage) {
+      parts_[stage].saved = false;
+      v1::Command command;
+      command.set_cut(cut);
+      Send(stage, std::move(command));
+    }
+    return;
+  }
+  if (!cut_status_.ok()) {
+    commits.GiveUp(cut_status_);
+    cut_ = 0;
+    return;
+  }
+  if (!std::all_of(parts_.begin(), parts_.end(), [](const Part& part) { return part.saved; })) {
+    return;
+  }
+  const int64_t waves = std::exchange(cut_, 0);
+  lock.unlock();
+  commits.Commit(waves);
+  lock.lock();
+}
+
+void RemoteStages::Committed(const JobPosition& position) {
+  const std::lock_guard lock(mutex_);
+  base_ = position;
+  spec_.mutable_state()->set_step(position.step);
+  spec_.mutable_state()->set_waves(position.waves);
+  if (position.step >= kGradientStep) steps_.clear();
+  v1::Command command;
+  command.mutable_key()->set_job(id_);
+  command.mutable_committed()->set_step(position.step);
+  command.mutable_committed()->set_waves(position.waves);
+  for (const auto& worker : pool_.workers()) worker->Send(command);
+}
+
+Status RemoteStages::Save(int64_t step) {
+  v1::Command command;
+  command.set_save(step);
+  CVXQ_RETURN_IF_ERROR(Step(std::move(command), nullptr, nullptr));
+  for (const Part& part : parts_) {
+    if (part.done->has_save_error()) return FromRpcStatus(part.done->save_error());
+  }
+  return absl::OkStatus();
 }
 
 void RemoteStages::OnReport(const WorkerLink& worker, v1::Report report) {
@@ -216,13 +306,22 @@ void RemoteStages::OnReport(const WorkerLink& worker, v1::Report report) {
     changed_.notify_all();
     return;
   }
-  if (report.step() != static_cast<int64_t>(steps_.size()) || part.done) return;
+  if (report.step() != step_ || part.done) return;
   if (report.has_done()) {
     part.done = std::move(*report.mutable_done());
     changed_.notify_all();
   } else if (report.has_linear() && plans_ != nullptr) {
     const Status status = FromProto(report.linear(), *plans_);
     if (status_.ok()) status_ = status;
+  } else if (report.has_cut()) {
+    if (report.cut().waves() != cut_) return;
+    part.saved = report.cut().saved();
+    if (report.cut().has_error()) {
+      cut_status_ = FromRpcStatus(report.cut().error());
+    } else if (!part.saved) {
+      cut_ = 0;  // it came too late for this stage
+    }
+    changed_.notify_all();
   } else if (phase_ != nullptr && report.advanced() > part.advanced) {
     phase_->Advance(report.advanced() - part.advanced);
     part.advanced = report.advanced();
@@ -240,30 +339,29 @@ double RemoteStages::Damping() const {
   return damping;
 }
 
-Status RemoteStages::Gradients(Progress& progress) {
-  progress.Note(absl::StrCat(parts_.size(), " stages on workers"));
+StatusOr<double> RemoteStages::Gradients(Progress& progress, WaveCommits* commits) {
   auto phase = progress.Start(
       "gradients", job_.gradients.samples * static_cast<int64_t>(parts_.size()), "sequences");
   v1::Command command;
   command.mutable_gradients();
-  CVXQ_RETURN_IF_ERROR(Step(std::move(command), &phase, nullptr));
+  CVXQ_RETURN_IF_ERROR(Step(std::move(command), &phase, nullptr, commits));
   phase.Done();
-  NoteOutputDamping(Damping(), progress);
-  return absl::OkStatus();
+  return Damping();
 }
 
-Status RemoteStages::Moments(Progress& progress) {
+StatusOr<double> RemoteStages::Moments(Progress& progress) {
   auto phase = progress.Start("input moments", job_.files.spec.layers, "blocks");
   v1::Command command;
   command.mutable_moments();
   CVXQ_RETURN_IF_ERROR(Step(std::move(command), &phase, nullptr));
   phase.Done();
-  NoteInputDamping(Damping(), job_.options.damping, progress);
-  return absl::OkStatus();
+  return Damping();
 }
 
-StatusOr<EntropyAnswer> RemoteStages::CarryOut(const EntropyOrder& order, Progress::Phase& phase) {
+StatusOr<EntropyAnswer> RemoteStages::CarryOut(const EntropyOrder& order, int64_t step,
+                                               Progress::Phase& phase) {
   v1::Command command;
+  command.set_job_step(step);
   *command.mutable_order() = ToProto(order);
   CVXQ_RETURN_IF_ERROR(Step(std::move(command), &phase, nullptr));
   EntropyAnswer answer;

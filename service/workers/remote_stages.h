@@ -36,10 +36,14 @@ class RemoteStages : public Stages, private WorkerListener {
 
   // Errors: those of the stages; kUnavailable where workers are gone for too long or a stage was
   // lost too often.
-  Status Gradients(Progress& progress) override;
-  Status Moments(Progress& progress) override;
-  StatusOr<EntropyAnswer> CarryOut(const EntropyOrder& order, Progress::Phase& phase) override;
+  Status Restore(const JobPosition& position) override;
+  StatusOr<double> Gradients(Progress& progress, WaveCommits* commits) override;
+  StatusOr<double> Moments(Progress& progress) override;
+  StatusOr<EntropyAnswer> CarryOut(const EntropyOrder& order, int64_t step,
+                                   Progress::Phase& phase) override;
   Status Collect(const EntropyTables& tables, std::vector<LinearPlan>& plans) override;
+  Status Save(int64_t step) override;
+  void Committed(const JobPosition& position) override;
 
  private:
   struct Part {
@@ -48,6 +52,7 @@ class RemoteStages : public Stages, private WorkerListener {
     int64_t attempt = 0;
     int64_t advanced = 0;                  // of the step under way
     std::optional<v1::Report::Done> done;  // of the step under way
+    bool saved = false;                    // at the cut under way
   };
 
   RemoteStages(WorkerPool& pool, const StageJob& job, const RemoteStagesOptions& options);
@@ -59,8 +64,11 @@ class RemoteStages : public Stages, private WorkerListener {
   void Assign(size_t stage, std::shared_ptr<WorkerLink> worker);
   void TellNeighbours(size_t stage);
   void Send(size_t stage, v1::Command command);
-  // Has all stages do it, from the beginning where they were lost. What `Part::done` is then.
-  Status Step(v1::Command command, Progress::Phase* phase, std::vector<LinearPlan>* plans);
+  // Has all stages do it, and what comes before where they were lost. What `Part::done` is then.
+  Status Step(v1::Command command, Progress::Phase* phase, std::vector<LinearPlan>* plans,
+              WaveCommits* commits = nullptr);
+  Status Wait(std::unique_lock<std::mutex>& lock, WaveCommits* commits);
+  void TendCut(std::unique_lock<std::mutex>& lock, WaveCommits& commits);
   double Damping() const;
 
   WorkerPool& pool_;
@@ -71,7 +79,11 @@ class RemoteStages : public Stages, private WorkerListener {
   std::condition_variable changed_;
   v1::StageSpec spec_;
   std::vector<Part> parts_;
-  std::vector<v1::Command> steps_;            // so far, the one under way too
+  JobPosition base_;                          // where stages begin that are given out now
+  std::vector<v1::Command> steps_;            // from there, the one under way too
+  int64_t step_ = 0, start_step_ = 0;         // numbers: of the one under way, of the last Restore
+  int64_t cut_ = 0;                           // where all stages are to save; 0: nowhere
+  Status cut_status_;                         // of those that could not
   Status status_;                             // of the first failure
   Progress::Phase* phase_ = nullptr;          // of the step under way
   std::vector<LinearPlan>* plans_ = nullptr;  // that linears go to

@@ -48,8 +48,22 @@ StatusOr<std::vector<float>> Waves::Get(const WaveKey& key, absl::Duration wait)
     place = places_.at(key);
   }
   std::vector<float> values(place.store->size(place.handle));
+  if (values.empty()) return absl::UnavailableError("the wave is not needed any more");
   CVXQ_RETURN_IF_ERROR(place.store->Get(place.handle, values));
   return values;
+}
+
+void Waves::Forget(const std::string& job, const JobPosition& committed) {
+  const std::lock_guard lock(mutex_);
+  std::erase_if(places_, [&](const auto& entry) {
+    const WaveKey& key = entry.first;
+    const bool of_moments = key.stream == static_cast<int32_t>(StageBoundary::Stream::kMoments);
+    const bool past = of_moments ? committed.step >= kMomentStep
+                                 : committed.step >= kGradientStep || key.wave < committed.waves;
+    if (key.job != job || !past) return false;
+    entry.second.store->Drop(entry.second.handle);
+    return true;
+  });
 }
 
 void Waves::Drop(const std::string& job) {

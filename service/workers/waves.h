@@ -20,6 +20,7 @@
 
 #include "absl/time/time.h"
 #include "cvxq/v1/worker_service.grpc.pb.h"
+#include "pipeline/job_state.h"
 #include "pipeline/stage_place.h"
 #include "storage/spill_store.h"
 
@@ -47,6 +48,8 @@ class Waves {
   Status Put(const WaveKey& key, std::span<const float> values);
   // kUnavailable where it does not come in this time; kDataLoss, of the disk.
   StatusOr<std::vector<float>> Get(const WaveKey& key, absl::Duration wait);
+  // Those of a job that no stage will ask for once it is committed (pipeline/job_state.h).
+  void Forget(const std::string& job, const JobPosition& committed);
   void Drop(const std::string& job);
   void Clear();
 

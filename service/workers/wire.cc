@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "quant/scaled_format.h"
-#include "service/source_fingerprint.h"
+#include "storage/source_fingerprint.h"
 
 namespace cvxq {
 namespace {
@@ -65,6 +65,11 @@ v1::StageSpec ToProto(const StageJob& job) {
   spec.set_feedback(static_cast<int>(job.feedback));
   spec.set_output_block(job.output_block);
   spec.set_compute(static_cast<int>(job.compute));
+  if (job.state != nullptr) {
+    spec.mutable_state()->set_address(job.state->address());
+    spec.mutable_state()->set_digest(job.state->digest());
+    spec.mutable_state()->set_save_seconds(job.save_seconds);
+  }
   v1::StageSpec::Needs& needs = *spec.mutable_needs();
   needs.set_gradients(job.needs.gradients);
   needs.set_group_gradients(job.needs.group_gradients);

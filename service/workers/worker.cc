@@ -135,6 +135,12 @@ class Worker::Session {
       worker_.waves_.Drop(key.job());
       return;
     }
+    if (command.has_committed()) {
+      worker_.waves_.Forget(
+          key.job(), {.step = command.committed().step(), .waves = command.committed().waves()});
+      Failpoint("worker-waves-forgotten");
+      return;
+    }
     if (command.has_start()) {
       End([&](const v1::StageKey& other) {
         return other.job() == key.job() && other.stage() == key.stage();

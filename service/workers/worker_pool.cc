@@ -12,6 +12,8 @@ namespace cvxq {
 namespace {
 
 constexpr size_t kMostSessions = 1024;
+// A worker whose coordinator is lost asks again at least so often (worker.cc).
+constexpr absl::Duration kSettling = absl::Seconds(3);
 
 }  // namespace
 
@@ -62,6 +64,10 @@ std::vector<std::shared_ptr<WorkerLink>> WorkerPool::workers() const {
     if (!link->lost_ && !link->hello_.worker().empty()) result.push_back(link);
   }
   return result;
+}
+
+absl::Duration WorkerPool::settling() const {
+  return std::max(absl::ZeroDuration(), started_ + kSettling - absl::Now());
 }
 
 void WorkerPool::Attach(const std::string& job, WorkerListener& listener) {

@@ -15,6 +15,8 @@
 #include <thread>
 #include <vector>
 
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "cvxq/v1/worker_service.grpc.pb.h"
 #include "service/api/credentials.h"
 #include "service/workers/lease.h"
@@ -63,6 +65,8 @@ class WorkerPool {
   ~WorkerPool();
 
   int port() const { return port_; }
+  // For how long yet workers that lived before this process may be about to register.
+  absl::Duration settling() const;
   // Those that live, in the order in which they came.
   std::vector<std::shared_ptr<WorkerLink>> workers() const;
   // `listener` hears of the job's stages until Detach has returned.
@@ -90,6 +94,7 @@ class WorkerPool {
   void TellChange();
 
   Service service_;
+  const absl::Time started_ = absl::Now();
   int port_ = 0;
   mutable std::mutex mutex_;  // of the three below
   std::condition_variable stop_;

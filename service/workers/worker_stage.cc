@@ -30,7 +30,40 @@ WorkerStage::~WorkerStage() {
   thread_.join();
 }
 
+// Cuts as the coordinator wants them.
+class WorkerStage::Cuts : public WaveCuts {
+ public:
+  Cuts(WorkerStage& stage, int64_t step) : stage_(stage), step_(step) {}
+
+  bool Wanted(int64_t waves) override {
+    const int64_t cut = stage_.cut_;
+    if (cut == 0 || waves < cut) return false;
+    stage_.cut_ = 0;
+    if (waves == cut) return true;
+    Tell(cut, /*saved=*/false, absl::OkStatus());
+    return false;
+  }
+  void Saved(int64_t waves, const Status& status) override { Tell(waves, status.ok(), status); }
+
+ private:
+  void Tell(int64_t waves, bool saved, const Status& status) {
+    Failpoint("cut-before-report");
+    v1::Report report;
+    report.mutable_cut()->set_waves(waves);
+    report.mutable_cut()->set_saved(saved);
+    if (!status.ok()) *report.mutable_cut()->mutable_error() = ToRpcStatus(status);
+    stage_.Send(std::move(report), step_);
+  }
+
+  WorkerStage& stage_;
+  const int64_t step_;
+};
+
 void WorkerStage::Add(v1::Command command) {
+  if (command.has_cut()) {
+    cut_ = command.cut();
+    return;
+  }
   if (command.has_neighbours()) {
     if (before_) before_->SetNeighbour(command.neighbours().before());
     if (after_) after_->SetNeighbour(command.neighbours().after());
@@ -87,6 +120,13 @@ Status WorkerStage::Work() {
   const int threads = static_cast<int>(std::max<int64_t>(1, resources_.threads / share));
   CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<OwnedStageJob> owned,
                         OpenStageJob(spec, resources_.spill_folder, threads));
+  std::unique_ptr<JobState> state;
+  if (!spec.state().address().empty()) {
+    CVXQ_ASSIGN_OR_RETURN(state,
+                          JobState::OpenDigest(spec.state().address(), spec.state().digest()));
+    owned->job->state = state.get();
+    owned->job->save_seconds = spec.state().save_seconds();
+  }
   int64_t memory = resources_.memory / 2;  // waves have the other half
   if (memory == 0) memory = std::max(kSmallModel, owned->files.checkpoint->total_bytes() / 10);
   const StagePlace place{.blocks = {spec.block_begin(), spec.block_end()},
@@ -94,6 +134,10 @@ Status WorkerStage::Work() {
                          .after = after_ ? &*after_ : nullptr,
                          .waves_ahead = spec.stages() - start_.key().stage()};
   Stage stage(*owned->job, place, threads, memory / share);
+  CVXQ_RETURN_IF_ERROR(stage.Restore({.step = spec.state().step(), .waves = spec.state().waves()}));
+  v1::Report ready;
+  ready.mutable_done();
+  Send(std::move(ready), start_.step());
   Failpoint("stage-ready");
   for (;;) {
     CVXQ_ASSIGN_OR_RETURN(const v1::Command command, Next());
@@ -111,12 +155,13 @@ Status WorkerStage::CarryOut(Stage& stage, const v1::Command& command) {
     Send(std::move(report), command.step());
   }});
   auto phase = progress.Start("step", 0, "units");
+  Cuts cuts(*this, command.step());
   v1::Report report;
   v1::Report::Done& done = *report.mutable_done();
   switch (command.command_case()) {
     case v1::Command::kGradients:
       Failpoint("stage-before-gradients");
-      CVXQ_RETURN_IF_ERROR(stage.Gradients(phase));
+      CVXQ_RETURN_IF_ERROR(stage.Gradients(phase, &cuts));
       done.set_damping(stage.output_damping());
       Failpoint("stage-after-gradients");
       break;
@@ -129,7 +174,8 @@ Status WorkerStage::CarryOut(Stage& stage, const v1::Command& command) {
     case v1::Command::kOrder: {
       Failpoint("stage-before-order");
       CVXQ_ASSIGN_OR_RETURN(const EntropyOrder order, FromProto(command.order()));
-      CVXQ_ASSIGN_OR_RETURN(const EntropyAnswer answer, stage.CarryOut(order, phase));
+      CVXQ_ASSIGN_OR_RETURN(const EntropyAnswer answer,
+                            stage.CarryOut(order, command.job_step(), phase));
       *done.mutable_answer() = ToProto(answer);
       Failpoint("stage-after-order");
       break;
@@ -149,6 +195,13 @@ Status WorkerStage::CarryOut(Stage& stage, const v1::Command& command) {
       }
       break;
     }
+    case v1::Command::kSave:
+      Failpoint("stage-before-save");
+      if (const Status saved = stage.Save(command.save()); !saved.ok()) {
+        *done.mutable_save_error() = ToRpcStatus(saved);
+      }
+      Failpoint("stage-after-save");
+      break;
     default:
       return absl::InternalError("a stage was told what it does not know");
   }

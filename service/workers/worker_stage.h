@@ -35,13 +35,14 @@ class WorkerStage {
   ~WorkerStage();
 
   const v1::StageKey& key() const { return start_.key(); }
-  // Neighbours are heard at once, steps when those before are done.
+  // Neighbours and cuts are heard at once, steps when those before are done.
   void Add(v1::Command command);
   // Returns at once; nothing more is reported.
   void Stop();
   bool finished() const { return finished_; }
 
  private:
+  class Cuts;
   void Run();
   Status Work();
   Status CarryOut(Stage& stage, const v1::Command& command);
@@ -52,6 +53,7 @@ class WorkerStage {
   const WorkerResources resources_;
   const SendReport send_;
   std::atomic<bool> stop_ = false, finished_ = false;
+  std::atomic<int64_t> cut_ = 0;  // waves after which sums are to be saved; 0: none
   std::optional<RemoteBoundary> before_, after_;
   std::mutex mutex_;  // of the three below
   std::condition_variable wake_;

@@ -1,4 +1,4 @@
-#include "service/source_fingerprint.h"
+#include "storage/source_fingerprint.h"
 
 #include <sys/stat.h>
 

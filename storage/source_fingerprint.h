@@ -1,6 +1,6 @@
 // Notices that a model folder changes while it is worked on.
-#ifndef CVXQ_SERVICE_SOURCE_FINGERPRINT_H_
-#define CVXQ_SERVICE_SOURCE_FINGERPRINT_H_
+#ifndef CVXQ_STORAGE_SOURCE_FINGERPRINT_H_
+#define CVXQ_STORAGE_SOURCE_FINGERPRINT_H_
 
 #include <string>
 
@@ -14,4 +14,4 @@ StatusOr<std::string> SourceFingerprint(const std::string& folder);
 
 }  // namespace cvxq
 
-#endif  // CVXQ_SERVICE_SOURCE_FINGERPRINT_H_
+#endif  // CVXQ_STORAGE_SOURCE_FINGERPRINT_H_

@@ -1,0 +1,289 @@
+#include "pipeline/job_state.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <limits>
+#include <map>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_format.h"
+#include "base/failpoint.h"
+#include "storage/s3/sigv4.h"
+
+namespace cvxq {
+namespace {
+
+constexpr size_t kDigestSize = 32;
+
+const char* NameOf(BlockPart part) {
+  switch (part) {
+    case BlockPart::kSums:
+      return "sums";
+    case BlockPart::kGradients:
+      return "gradients";
+    case BlockPart::kMoments:
+      return "moments";
+    case BlockPart::kCodes:
+      return "codes";
+  }
+  return "";
+}
+
+bool IsDigest(const std::string& name) {
+  return name.size() == kDigestSize && std::all_of(name.begin(), name.end(), [](char c) {
+           return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
+         });
+}
+
+// Whether a key is one that states are made of.
+bool IsOfState(const std::string& key) {
+  return IsDigest(key.substr(0, key.find('/'))) &&
+         (key.find("/commit/") == kDigestSize || key.find("/block/") == kDigestSize);
+}
+
+// The number at the end of a key like ".../codes-000012"; -1 where there is none.
+int64_t NumberAfter(const std::string& key, const std::string& prefix) {
+  int64_t number = -1;
+  if (!absl::StartsWith(key, prefix) || !absl::SimpleAtoi(key.substr(prefix.size()), &number)) {
+    return -1;
+  }
+  return number;
+}
+
+// Places and values of what is not zero.
+template <typename T>
+Status PutSparse(ArchiveWriter& writer, std::span<const T> values) {
+  std::vector<uint32_t> places;
+  std::vector<T> there;
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (values[i] == 0) continue;
+    places.push_back(static_cast<uint32_t>(i));
+    there.push_back(values[i]);
+  }
+  CVXQ_RETURN_IF_ERROR(writer.Put(places));
+  return writer.Put(there);
+}
+
+template <typename T, typename Target>
+Status GetSparse(ArchiveReader& reader, size_t size, Target& target) {
+  std::vector<uint32_t> places;
+  std::vector<T> there;
+  CVXQ_RETURN_IF_ERROR(reader.Get(places));
+  CVXQ_RETURN_IF_ERROR(reader.GetExactly(there, static_cast<int64_t>(places.size())));
+  for (size_t i = 0; i < places.size(); ++i) {
+    if (places[i] >= size) return reader.Damaged("a place beyond the end");
+    target.Set(places[i], there[i]);
+  }
+  return absl::OkStatus();
+}
+
+Status PutAnswer(ArchiveWriter& writer, const EntropyAnswer& answer) {
+  std::vector<int64_t> plans, bytes;
+  std::vector<double> shifts;
+  for (const EntropyAnswer::Linear& linear : answer.linears) {
+    plans.push_back(linear.plan);
+    bytes.push_back(linear.bytes);
+    shifts.push_back(linear.class_shift);
+  }
+  CVXQ_RETURN_IF_ERROR(writer.Put(plans));
+  CVXQ_RETURN_IF_ERROR(writer.Put(bytes));
+  CVXQ_RETURN_IF_ERROR(writer.Put(shifts));
+  CVXQ_RETURN_IF_ERROR(PutSparse(writer, answer.counts.all()));
+  CVXQ_RETURN_IF_ERROR(writer.Put(static_cast<int64_t>(answer.histograms.size())));
+  for (const SpreadHistogram& histogram : answer.histograms) {
+    CVXQ_RETURN_IF_ERROR(PutSparse(writer, histogram.bins()));
+  }
+  return absl::OkStatus();
+}
+
+Status GetAnswer(ArchiveReader& reader, EntropyAnswer& answer) {
+  std::vector<int64_t> plans, bytes;
+  std::vector<double> shifts;
+  CVXQ_RETURN_IF_ERROR(reader.Get(plans));
+  const int64_t linears = static_cast<int64_t>(plans.size());
+  CVXQ_RETURN_IF_ERROR(reader.GetExactly(bytes, linears));
+  CVXQ_RETURN_IF_ERROR(reader.GetExactly(shifts, linears));
+  for (int64_t i = 0; i < linears; ++i) answer.linears.push_back({plans[i], bytes[i], shifts[i]});
+  CVXQ_RETURN_IF_ERROR(GetSparse<uint64_t>(reader, answer.counts.all().size(), answer.counts));
+  int64_t histograms = 0;
+  CVXQ_RETURN_IF_ERROR(reader.Get(histograms));
+  for (int64_t i = 0; i < histograms; ++i) {
+    SpreadHistogram& histogram = answer.histograms.emplace_back();
+    CVXQ_RETURN_IF_ERROR(GetSparse<double>(reader, histogram.bins().size(), histogram));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+JobState::JobState(std::unique_ptr<ObjectStore> objects, std::string address, std::string digest)
+    : objects_(std::move(objects)), address_(std::move(address)), digest_(std::move(digest)) {}
+
+StatusOr<std::unique_ptr<JobState>> JobState::Open(const std::string& address,
+                                                   const std::string& identity) {
+  return OpenDigest(address, Sha256Hex(identity).substr(0, kDigestSize));
+}
+
+StatusOr<std::unique_ptr<JobState>> JobState::OpenDigest(const std::string& address,
+                                                         const std::string& digest) {
+  if (!IsDigest(digest)) return absl::InvalidArgumentError("no digest of a job");
+  CVXQ_ASSIGN_OR_RETURN(std::unique_ptr<ObjectStore> objects, OpenObjectStore(address));
+  return std::unique_ptr<JobState>(new JobState(std::move(objects), address, digest));
+}
+
+std::string JobState::BlockKey(int64_t block, BlockPart part, int64_t number) const {
+  std::string key = absl::StrFormat("%s/block/%05d/%s", digest_, block, NameOf(part));
+  if (part == BlockPart::kSums || part == BlockPart::kCodes) {
+    absl::StrAppendFormat(&key, "-%06d", number);
+  }
+  return key;
+}
+
+StatusOr<std::unique_ptr<ArchiveWriter>> JobState::Write(int64_t block, BlockPart part,
+                                                         int64_t number, int64_t expected_bytes) {
+  Failpoint("state-before-block");
+  CVXQ_ASSIGN_OR_RETURN(auto object,
+                        objects_->Create(BlockKey(block, part, number), expected_bytes));
+  return std::make_unique<ArchiveWriter>(std::move(object));
+}
+
+StatusOr<std::unique_ptr<ArchiveReader>> JobState::Read(int64_t block, BlockPart part,
+                                                        int64_t number) {
+  StatusOr<std::unique_ptr<ArchiveReader>> reader =
+      ArchiveReader::Open(*objects_, BlockKey(block, part, number));
+  if (absl::IsNotFound(reader.status())) return nullptr;
+  return reader;
+}
+
+StatusOr<std::vector<int64_t>> JobState::CodedSteps(int64_t block) {
+  const std::string prefix = absl::StrFormat("%s/block/%05d/codes-", digest_, block);
+  CVXQ_ASSIGN_OR_RETURN(const std::vector<ObjectInfo> objects, objects_->List(prefix));
+  std::vector<int64_t> steps;
+  for (const ObjectInfo& object : objects) {
+    if (const int64_t step = NumberAfter(object.key, prefix); step > 0) steps.push_back(step);
+  }
+  return steps;
+}
+
+Status JobState::Commit(const JobCommit& commit) {
+  Failpoint("state-before-commit");
+  const std::string key =
+      absl::StrFormat("%s/commit/%06d-%06d", digest_, commit.position.step, commit.position.waves);
+  CVXQ_ASSIGN_OR_RETURN(auto object, objects_->Create(key, 0));
+  ArchiveWriter writer(std::move(object));
+  CVXQ_RETURN_IF_ERROR(writer.Put(commit.position.step));
+  CVXQ_RETURN_IF_ERROR(writer.Put(commit.position.waves));
+  CVXQ_RETURN_IF_ERROR(writer.Put(commit.output_damping));
+  CVXQ_RETURN_IF_ERROR(writer.Put(commit.input_damping));
+  CVXQ_RETURN_IF_ERROR(writer.Put(static_cast<int64_t>(commit.answers.size())));
+  for (const EntropyAnswer& answer : commit.answers) {
+    CVXQ_RETURN_IF_ERROR(PutAnswer(writer, answer));
+  }
+  CVXQ_RETURN_IF_ERROR(writer.Commit());
+  Failpoint("state-committed");
+  return RemoveBefore(commit.position);
+}
+
+StatusOr<JobCommit> JobState::ReadCommit(const std::string& key) {
+  CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<ArchiveReader> reader,
+                        ArchiveReader::Open(*objects_, key));
+  JobCommit commit;
+  int64_t answers = 0;
+  CVXQ_RETURN_IF_ERROR(reader->Get(commit.position.step));
+  CVXQ_RETURN_IF_ERROR(reader->Get(commit.position.waves));
+  CVXQ_RETURN_IF_ERROR(reader->Get(commit.output_damping));
+  CVXQ_RETURN_IF_ERROR(reader->Get(commit.input_damping));
+  CVXQ_RETURN_IF_ERROR(reader->Get(answers));
+  if (commit.position.step < 0 || commit.position.waves < 0 ||
+      answers != std::max<int64_t>(0, commit.position.step - kMomentStep)) {
+    return reader->Damaged("its numbers do not fit");
+  }
+  for (int64_t i = 0; i < answers; ++i) {
+    CVXQ_RETURN_IF_ERROR(GetAnswer(*reader, commit.answers.emplace_back()));
+  }
+  CVXQ_RETURN_IF_ERROR(reader->Finish());
+  return commit;
+}
+
+StatusOr<std::optional<JobCommit>> JobState::Last() {
+  CVXQ_ASSIGN_OR_RETURN(std::vector<ObjectInfo> objects, objects_->List(digest_ + "/commit/"));
+  std::reverse(objects.begin(), objects.end());  // names are in the order of positions
+  for (const ObjectInfo& object : objects) {
+    StatusOr<JobCommit> commit = ReadCommit(object.key);
+    if (commit.ok()) return *std::move(commit);
+    if (!absl::IsDataLoss(commit.status()) && !absl::IsNotFound(commit.status())) {
+      return commit.status();
+    }
+  }
+  return std::nullopt;
+}
+
+// Removes commits before this one, sums of fewer waves, and codes that later ones have replaced.
+Status JobState::RemoveBefore(const JobPosition& position) {
+  CVXQ_ASSIGN_OR_RETURN(const std::vector<ObjectInfo> objects, objects_->List(digest_ + "/"));
+  const std::string commits = digest_ + "/commit/";
+  std::string of_position = absl::StrFormat("%s%06d-%06d", commits, position.step, position.waves);
+  std::map<std::string, std::string> newest;  // codes, by block
+  for (const ObjectInfo& object : objects) {
+    const std::string& key = object.key;
+    const size_t name = key.rfind('/') + 1;
+    const std::string folder = key.substr(0, name);
+    bool old = absl::StartsWith(key, commits) && key < of_position;
+    if (const int64_t waves = NumberAfter(key, folder + "sums-"); waves >= 0) {
+      old = position.step >= kGradientStep || waves < position.waves;
+    }
+    if (const int64_t step = NumberAfter(key, folder + "codes-");
+        step >= 0 && step <= position.step) {
+      std::string& last = newest[folder];
+      if (!last.empty()) CVXQ_RETURN_IF_ERROR(objects_->Delete(last));
+      last = key;
+    }
+    if (old) CVXQ_RETURN_IF_ERROR(objects_->Delete(key));
+  }
+  Failpoint("state-cleaned");
+  return absl::OkStatus();
+}
+
+// All objects of states at the address. What else may lie there is nobody's business.
+StatusOr<std::vector<ObjectInfo>> JobState::AllStates() {
+  CVXQ_ASSIGN_OR_RETURN(std::vector<ObjectInfo> objects, objects_->List(""));
+  std::erase_if(objects, [](const ObjectInfo& object) { return !IsOfState(object.key); });
+  return objects;
+}
+
+Status RemoveJobStates(const std::string& address) {
+  CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<JobState> state, JobState::Open(address, ""));
+  return state->Remove();
+}
+
+StatusOr<bool> JobState::HoldsOthers() {
+  CVXQ_ASSIGN_OR_RETURN(const std::vector<ObjectInfo> objects, AllStates());
+  return std::any_of(objects.begin(), objects.end(), [&](const ObjectInfo& object) {
+    return !absl::StartsWith(object.key, digest_ + "/");
+  });
+}
+
+Status JobState::Remove() {
+  Failpoint("state-before-removal");
+  CVXQ_ASSIGN_OR_RETURN(const std::vector<ObjectInfo> objects, AllStates());
+  // Commits first: a state that is half gone must not look whole.
+  for (const bool commits : {true, false}) {
+    for (const ObjectInfo& object : objects) {
+      if (absl::StrContains(object.key, "/commit/") != commits) continue;
+      CVXQ_RETURN_IF_ERROR(objects_->Delete(object.key));
+    }
+  }
+  if (absl::StrContains(address_, "://")) return absl::OkStatus();
+  // What killed processes have left unfinished in our own folders; then the folder, if it is empty.
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(address_, ignored)) {
+    const std::string name = entry.path().filename();
+    if (IsDigest(name)) std::filesystem::remove_all(entry.path(), ignored);
+  }
+  std::filesystem::remove(address_, ignored);
+  return absl::OkStatus();
+}
+
+}  // namespace cvxq

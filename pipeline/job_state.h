@@ -1,0 +1,93 @@
+// What a job has done so far, kept in an object store, so that whoever goes on with the job after a
+// crash, with any number of stages, does only the rest.
+//
+//   IDENTITY/commit/SSSSSS-WWWWWW         a commit: how far all blocks have come, and the answers
+//                                         to all orders until then
+//   IDENTITY/block/BBBBB/sums-WWWWWW      of one block: sums of gradients after so many waves,
+//   IDENTITY/block/BBBBB/gradients        what the steps of the job have made,
+//   IDENTITY/block/BBBBB/moments
+//   IDENTITY/block/BBBBB/codes-SSSSSS     and the codes as order S - 2 has left them
+//
+// All of it is a function of the job alone: it has the same bytes whoever writes it, however often.
+// So nobody needs a lock, and what a lost process still writes does no harm. IDENTITY is a digest
+// of all that results depend on: what another job has left at this address is never used.
+#ifndef CVXQ_PIPELINE_JOB_STATE_H_
+#define CVXQ_PIPELINE_JOB_STATE_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "pipeline/entropy_rate.h"
+#include "storage/archive.h"
+#include "storage/object_store.h"
+
+namespace cvxq {
+
+// How far a job has come. Steps are numbered: 1 gradients, 2 moments, then each order.
+struct JobPosition {
+  int64_t step = 0;   // so many steps are done
+  int64_t waves = 0;  // of the gradients, where step is 0: so many waves are in the sums
+
+  auto operator<=>(const JobPosition&) const = default;
+};
+inline constexpr int64_t kGradientStep = 1, kMomentStep = 2;
+
+struct JobCommit {
+  JobPosition position;
+  double output_damping = 0, input_damping = 0;  // the largest that factorisations took
+  std::vector<EntropyAnswer> answers;            // to the orders until then
+};
+
+enum class BlockPart : uint8_t { kSums, kGradients, kMoments, kCodes };
+
+// Thread-safe.
+class JobState {
+ public:
+  // `identity` is of any length. Nothing is written before the first Write.
+  static StatusOr<std::unique_ptr<JobState>> Open(const std::string& address,
+                                                  const std::string& identity);
+  // The same job's, for those who work on its stages.
+  static StatusOr<std::unique_ptr<JobState>> OpenDigest(const std::string& address,
+                                                        const std::string& digest);
+
+  const std::string& address() const { return address_; }
+  const std::string& digest() const { return digest_; }
+
+  // The state of a block. `number` is of waves for kSums, of the step for kCodes, else 0.
+  StatusOr<std::unique_ptr<ArchiveWriter>> Write(int64_t block, BlockPart part, int64_t number,
+                                                 int64_t expected_bytes);
+  // nullptr where there is none.
+  StatusOr<std::unique_ptr<ArchiveReader>> Read(int64_t block, BlockPart part, int64_t number);
+  // The steps whose codes of a block are there, in rising order.
+  StatusOr<std::vector<int64_t>> CodedSteps(int64_t block);
+
+  // Durable when it returns; what earlier commits alone needed is removed.
+  Status Commit(const JobCommit& commit);
+  // The furthest one that can be read; nullopt: none.
+  StatusOr<std::optional<JobCommit>> Last();
+  // Whether the address holds the state of other jobs.
+  StatusOr<bool> HoldsOthers();
+  // Removes all states at the address, of whatever job, and nothing else.
+  Status Remove();
+
+ private:
+  JobState(std::unique_ptr<ObjectStore> objects, std::string address, std::string digest);
+  std::string BlockKey(int64_t block, BlockPart part, int64_t number) const;
+  StatusOr<std::vector<ObjectInfo>> AllStates();
+  StatusOr<JobCommit> ReadCommit(const std::string& key);
+  Status RemoveBefore(const JobPosition& position);
+
+  const std::unique_ptr<ObjectStore> objects_;
+  const std::string address_, digest_;
+};
+
+// Removes all states at an address: nobody will go on with them.
+Status RemoveJobStates(const std::string& address);
+
+}  // namespace cvxq
+
+#endif  // CVXQ_PIPELINE_JOB_STATE_H_

@@ -1,0 +1,61 @@
+// The steps of a job on all its stages, in their order, from where an earlier run has left off.
+// After each step, where it is time, all stages save what they have, and a commit (job_state.h)
+// says so; the next run asks for no more than the rest. Between two commits is what a crash costs.
+//
+//   JobSteps steps(std::move(stages), state, /*save_seconds=*/60, damping, progress);
+//   CVXQ_RETURN_IF_ERROR(steps.Begin());
+//   CVXQ_RETURN_IF_ERROR(steps.Gradients());
+//   CVXQ_RETURN_IF_ERROR(steps.Moments());
+//   ... steps.CarryOut(order, phase) for each order ...
+//   CVXQ_RETURN_IF_ERROR(steps.Collect(tables, plans));
+#ifndef CVXQ_PIPELINE_JOB_STEPS_H_
+#define CVXQ_PIPELINE_JOB_STEPS_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "base/progress.h"
+#include "base/status.h"
+#include "pipeline/job_state.h"
+#include "pipeline/stages.h"
+
+namespace cvxq {
+
+// Used from one thread at a time. Errors: those of the stages. A state that cannot be written is no
+// error: the job goes on without, and says so.
+class JobSteps : private WaveCommits {
+ public:
+  // `state` may be nullptr: nothing is kept. `damping` is what was asked for, of H_I. `state` and
+  // `progress` outlive this.
+  JobSteps(std::unique_ptr<Stages> stages, JobState* state, double save_seconds, double damping,
+           Progress& progress);
+
+  Status Begin();
+  Status Gradients();
+  Status Moments();
+  StatusOr<EntropyAnswer> CarryOut(const EntropyOrder& order, Progress::Phase& phase);
+  Status Collect(const EntropyTables& tables, std::vector<LinearPlan>& plans);
+
+ private:
+  bool Due() override;
+  void Commit(int64_t waves) override;
+  void GiveUp(const Status& status) override;
+  // Step `step` is done: saves and commits it where it is time.
+  Status Done(int64_t step);
+  void Commit(const JobPosition& position);
+
+  const std::unique_ptr<Stages> stages_;
+  JobState* state_;
+  const absl::Duration interval_;
+  const double damping_;
+  Progress& progress_;
+  JobCommit last_;        // what is known; its position is that of the last commit
+  int64_t step_ = 0;      // that has been asked for last
+  absl::Time next_save_;  // not before
+};
+
+}  // namespace cvxq
+
+#endif  // CVXQ_PIPELINE_JOB_STEPS_H_

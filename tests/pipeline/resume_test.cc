@@ -1,0 +1,209 @@
+// Jobs that are interrupted and begun again: they go on from where they were, give the same bytes,
+// and leave nothing behind.
+#include <filesystem>
+#include <fstream>
+
+#include "absl/strings/str_cat.h"
+#include "base/interrupt.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "pipeline/job_state.h"
+#include "pipeline/quantize.h"
+#include "storage/files.h"
+#include "tests/pipeline/scratch_folder.h"
+
+namespace cvxq {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::Contains;
+using testing::HasSubstr;
+using testing::Not;
+
+class ResumeTest : public testing::Test {
+ protected:
+  using Sha256 = std::map<std::string, std::string>;
+
+  ResumeTest() {
+    options_.model = std::string(CVXQ_SOURCE_DIR) + "/examples/models/kjv-opt-1m";
+    options_.output = scratch_.path() + "/out";
+    options_.overwrite = true;
+    options_.bits = 2.2;
+    options_.threads = 2;
+    options_.calibration.samples = 200;  // three waves of 4096 tokens and a part of a fourth
+    options_.calibration.seq_len = 64;
+    options_.state = options_.output + ".resume";
+    options_.save_seconds = 0;
+  }
+
+  // Stops it where `stop_at` says so of an update; empty: never.
+  StatusOr<QuantizeReport> Run(
+      const std::function<bool(const ProgressUpdate&)>& stop_at = nullptr) {
+    std::atomic<bool> stop = false;
+    const StopScope scope(&stop);
+    notes_.clear();
+    phases_.clear();
+    Progress progress({.listener = [&](const ProgressUpdate& update) {
+      if (update.kind == ProgressUpdate::Kind::kNote) notes_.emplace_back(update.note);
+      if (update.kind == ProgressUpdate::Kind::kStart) phases_.emplace_back(update.phase);
+      if (stop_at && stop_at(update)) stop = true;
+    }});
+    return Quantize(options_, progress);
+  }
+  // Of the same job without a state.
+  const Sha256& Expected() {
+    static Sha256* const expected = [this] {
+      QuantizeOptions options = options_;
+      options.state.clear();
+      Progress progress(ProgressMode::kQuiet);
+      const auto report = Quantize(options, progress);
+      EXPECT_TRUE(report.ok()) << report.status();
+      return new Sha256(report.ok() ? report->sha256 : Sha256());
+    }();
+    return *expected;
+  }
+  // Runs to the end, which gives the bytes of a job that was never interrupted.
+  void ExpectFinished() {
+    const auto report = Run();
+    ASSERT_TRUE(report.ok()) << report.status();
+    EXPECT_EQ(report->sha256, Expected());
+    EXPECT_FALSE(fs::exists(options_.state));
+  }
+  void StopIn(const std::string& phase, int64_t count) {
+    const auto report = Run([&](const ProgressUpdate& update) {
+      return update.phase == phase && update.count >= count;
+    });
+    ASSERT_TRUE(absl::IsCancelled(report.status())) << report.status();
+  }
+  std::vector<std::string> StateFiles() const {
+    std::vector<std::string> files;
+    for (const auto& entry : fs::recursive_directory_iterator(options_.state)) {
+      if (entry.is_regular_file()) files.push_back(entry.path());
+    }
+    std::sort(files.begin(), files.end());
+    return files;
+  }
+
+  ScratchFolder scratch_;
+  QuantizeOptions options_;
+  std::vector<std::string> notes_, phases_;
+};
+
+TEST_F(ResumeTest, GoesOnFromEveryStepWithAnyNumberOfStages) {
+  struct Place {
+    std::string phase;
+    int64_t count;
+    bool gradients, moments;  // whether the second run has to do them
+  };
+  const std::vector<Place> places = {
+      {"gradients", 64, true, true},     {"gradients", 128, true, true},
+      {"input moments", 0, false, true}, {"input moments", 3, false, true},
+      {"foresee", 10, false, false},     {"survey", 3, false, false},
+      {"code", 5, false, false},         {"code (pass 2)", 9, false, false},
+
+  };
+  for (size_t i = 0; i < places.size(); ++i) {
+    const Place& place = places[i];
+    SCOPED_TRACE(absl::StrCat(place.phase, " ", place.count));
+    options_.workers = static_cast<int64_t>(i % 3 + 1);
+    ASSERT_NO_FATAL_FAILURE(StopIn(place.phase, place.count));
+    ASSERT_TRUE(fs::exists(options_.state));
+    options_.workers = static_cast<int64_t>((i + 1) % 4 + 1);
+    ASSERT_NO_FATAL_FAILURE(ExpectFinished());
+    EXPECT_THAT(notes_, Contains(HasSubstr("going on behind")));
+    EXPECT_EQ(std::count(phases_.begin(), phases_.end(), "gradients"), place.gradients);
+    EXPECT_EQ(std::count(phases_.begin(), phases_.end(), "input moments"), place.moments);
+  }
+}
+
+TEST_F(ResumeTest, AWholeRunLeavesNothing) { ExpectFinished(); }
+
+TEST_F(ResumeTest, InterruptedAgainAndAgain) {
+  // Each run is stopped in its second phase.
+  bool ended = false;
+  int runs = 0;
+  for (; runs < 100 && !ended; ++runs) {
+    int seen = 0;
+    const auto report = Run([&](const ProgressUpdate& update) {
+      return update.kind == ProgressUpdate::Kind::kStart && ++seen == 2;
+    });
+    ended = report.ok();
+    if (ended) {
+      EXPECT_EQ(report->sha256, Expected());
+    } else {
+      ASSERT_TRUE(absl::IsCancelled(report.status())) << report.status();
+    }
+  }
+  EXPECT_TRUE(ended);
+  EXPECT_GT(runs, 3);
+}
+
+TEST_F(ResumeTest, NothingIsWrittenBeforeItIsTime) {
+  options_.save_seconds = 3600;
+  ASSERT_NO_FATAL_FAILURE(StopIn("code", 5));
+  EXPECT_FALSE(fs::exists(options_.state));
+}
+
+TEST_F(ResumeTest, AnotherJobsStateIsNotUsed) {
+  ASSERT_NO_FATAL_FAILURE(StopIn("code", 5));
+  options_.bits = 3;
+  const auto report = Run();
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_THAT(notes_, Contains(HasSubstr("of another job or model")));
+  EXPECT_THAT(phases_, Contains("gradients"));
+  EXPECT_NE(report->sha256, Expected());
+}
+
+TEST_F(ResumeTest, ForeignFilesAreNotTouched) {
+  fs::create_directories(options_.state + "/commit");
+  std::ofstream(options_.state + "/commit/letter.txt") << "dear";
+  ASSERT_NO_FATAL_FAILURE(StopIn("code", 5));
+  ASSERT_TRUE(Run().ok());
+  EXPECT_EQ(*ReadFile(options_.state + "/commit/letter.txt"), "dear");
+  EXPECT_EQ(StateFiles().size(), 1);
+}
+
+// Whatever becomes of one file of the state, the job comes to the same end.
+TEST_F(ResumeTest, DamagedAndMissingFiles) {
+  ASSERT_NO_FATAL_FAILURE(StopIn("code", 5));
+  const std::string kept = scratch_.path() + "/kept";
+  fs::copy(options_.state, kept, fs::copy_options::recursive);
+  const size_t count = StateFiles().size();
+  ASSERT_GT(count, 5u);
+  int went_on = 0;
+  for (size_t i = 0; i < count; i += 2) {
+    fs::remove_all(options_.state);
+    fs::copy(kept, options_.state, fs::copy_options::recursive);
+    const std::string file = StateFiles()[i];
+    const int how = static_cast<int>(i / 2 % 3);
+    SCOPED_TRACE(absl::StrCat(how, " ", file));
+    if (how == 0) fs::resize_file(file, fs::file_size(file) / 2);
+    if (how == 1) fs::remove(file);
+    if (how == 2) {
+      std::string bytes = *ReadFile(file);
+      bytes[bytes.size() * 2 / 3] ^= 4;
+      std::ofstream(file, std::ios::binary) << bytes;
+    }
+    ASSERT_NO_FATAL_FAILURE(ExpectFinished());
+    for (const std::string& note : notes_) went_on += note.find("going on behind") == 0;
+  }
+  EXPECT_LT(went_on, static_cast<int>(count / 2));
+}
+
+TEST_F(ResumeTest, WithoutRoomForItTheJobGoesOn) {
+  std::ofstream(options_.state) << "no folder";
+  const auto report = Run();
+  EXPECT_FALSE(report.ok());  // what the user has there is not a state
+  EXPECT_THAT(std::string(report.status().message()), HasSubstr("is no folder"));
+
+  fs::remove(options_.state);
+  // A folder that takes nothing.
+  options_.state = "/proc/self/out.resume";
+  const auto full = Run();
+  ASSERT_TRUE(full.ok()) << full.status();
+  EXPECT_EQ(full->sha256, Expected());
+  EXPECT_THAT(full->notes, Contains(HasSubstr("cannot be kept")));
+}
+
+}  // namespace
+}  // namespace cvxq
