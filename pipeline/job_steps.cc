@@ -99,7 +99,9 @@ Status JobSteps::Done(int64_t step) {
   const Status saved = stages_->Save(step);
   if (saved.ok()) {
     Commit({.step = step});
-    next_save_ = absl::Now() + std::max(interval_, kWorkForSaving * (absl::Now() - begin));
+    const absl::Duration rest = kWorkForSaving * (absl::Now() - begin);
+    next_save_ =
+        absl::Now() + (interval_ > absl::ZeroDuration() ? std::max(interval_, rest) : interval_);
     return absl::OkStatus();
   }
   CVXQ_RETURN_IF_ERROR(CheckInterrupted());

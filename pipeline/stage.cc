@@ -227,8 +227,9 @@ bool Stage::SaveDue() {
 void Stage::KeepWhatIsDone(const std::function<Status()>& save) {
   const absl::Time begin = absl::Now();
   keeps_ = save().ok();
+  last_save_ = absl::Now();
   // What saving takes must stay small against the work.
-  last_save_ = absl::Now() + 9 * (absl::Now() - begin);
+  if (job_.save_seconds > 0) last_save_ += 9 * (last_save_ - begin);
 }
 
 StatusOr<std::unique_ptr<Model>> Stage::LoadModel() {

@@ -119,13 +119,13 @@ TEST_F(ResumeTest, GoesOnFromEveryStepWithAnyNumberOfStages) {
 TEST_F(ResumeTest, AWholeRunLeavesNothing) { ExpectFinished(); }
 
 TEST_F(ResumeTest, InterruptedAgainAndAgain) {
-  // Each run is stopped in its second phase.
+  // Each run is stopped as it begins one phase more than the run before.
   bool ended = false;
   int runs = 0;
   for (; runs < 100 && !ended; ++runs) {
     int seen = 0;
     const auto report = Run([&](const ProgressUpdate& update) {
-      return update.kind == ProgressUpdate::Kind::kStart && ++seen == 2;
+      return update.kind == ProgressUpdate::Kind::kStart && ++seen == runs + 2;
     });
     ended = report.ok();
     if (ended) {

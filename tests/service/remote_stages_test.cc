@@ -144,9 +144,10 @@ class RemoteStagesTest : public testing::Test {
     options.overwrite = true;
     options.bits = 2.2;
     options.threads = 2;
-    // A wave of 4096 tokens and a part of another.
-    options.calibration.samples = 70;
+    options.calibration.samples = samples_;
     options.calibration.seq_len = 64;
+    options.state = state_;
+    options.save_seconds = 0;
     options.make_stages = std::move(make_stages);
     Progress progress({.listener = std::move(listener)});
     return Quantize(options, progress);
@@ -158,13 +159,53 @@ class RemoteStagesTest : public testing::Test {
   }
   // Of the same job in this process.
   const Sha256& Expected() {
-    static Sha256* const expected = [this] {
+    static std::map<int64_t, Sha256>* const expected = new std::map<int64_t, Sha256>();
+    Sha256& of_samples = (*expected)[samples_];
+    if (of_samples.empty()) {
+      const std::string state = std::exchange(state_, "");
       const auto alone = Run(nullptr);
+      state_ = state;
       EXPECT_TRUE(alone.ok()) << alone.status();
-      return new Sha256(alone.ok() ? alone->sha256 : Sha256());
-    }();
-    return *expected;
+      if (alone.ok()) of_samples = alone->sha256;
+    }
+    return of_samples;
   }
+  // Runs the job on four workers that die at these places, and are replaced by others.
+  void ExpectSameWhereWorkersDie(const std::vector<std::string>& places) {
+    std::set<std::string> died;
+    for (size_t i = 0; i < places.size(); i += 4) {
+      workers_.clear();
+      AwaitWorkers(0);
+      for (size_t k = i; k < i + 4; ++k) StartWorker(k < places.size() ? places[k] : "");
+      std::atomic<bool> ended = false;
+      std::thread nurse([&] {
+        while (!ended) {
+          for (auto& worker : workers_) {
+            if (!worker->Dead()) continue;
+            died.insert(worker->failpoint());
+            worker = std::make_unique<WorkerProcess>(Log(), coordinator_);
+          }
+          absl::SleepFor(absl::Milliseconds(5));
+        }
+      });
+      // Four stages, however soon a worker dies.
+      const absl::Time until = absl::Now() + absl::Seconds(20);
+      while (pool_->workers().size() < 4 && absl::Now() < until) {
+        absl::SleepFor(absl::Milliseconds(5));
+      }
+      const auto report = RunRemotely();
+      ended = true;
+      nurse.join();
+      ExpectSame(report);
+      if (HasFailure()) FAIL() << "from " << places[i] << " on";
+    }
+    std::vector<std::string> lived;
+    for (const std::string& place : places) {
+      if (!died.contains(place)) lived.push_back(place);
+    }
+    EXPECT_THAT(lived, IsEmpty());
+  }
+
   void ExpectSame(const StatusOr<QuantizeReport>& report) {
     ASSERT_TRUE(report.ok()) << report.status();
     EXPECT_EQ(report->sha256, Expected());
@@ -174,6 +215,8 @@ class RemoteStagesTest : public testing::Test {
   std::unique_ptr<WorkerPool> pool_;
   std::vector<std::unique_ptr<WorkerProcess>> workers_;
   int coordinator_ = 0;
+  int64_t samples_ = 70;  // a wave of 4096 tokens and a part of another
+  std::string state_;
 };
 
 TEST_F(RemoteStagesTest, SameBytesForAnyNumberOfWorkers) {
@@ -191,62 +234,90 @@ TEST_F(RemoteStagesTest, SameBytesForAnyNumberOfWorkers) {
 
 // Every place at which a worker can die, four of them in each run; whoever dies is replaced.
 TEST_F(RemoteStagesTest, WorkersThatDieAnywhere) {
-  const std::vector<std::string> places = {"worker-hello-sent",
-                                           "worker-command-read:2",
-                                           "worker-command-read:4",
-                                           "worker-before-write:3",
-                                           "stage-start",
-                                           "stage-ready",
-                                           "stage-before-gradients",
-                                           "wave-before-fetch",
-                                           "wave-before-keep",
-                                           "wave-kept",
-                                           "wave-fetched",
-                                           "transport-asked",
-                                           "transport-chunk-sent:2",
-                                           "stage-after-gradients",
-                                           "stage-before-moments",
-                                           "stage-after-moments",
-                                           "stage-before-order:2",
-                                           "stage-after-order:3",
-                                           "stage-before-collect",
-                                           "stage-linear-reported:3",
-                                           "stage-step-reported:5",
-                                           "stage-after-order:6",
-                                           "wave-fetched:2",
-                                           "stage-step-reported"};
-  std::set<std::string> died;
-  for (size_t i = 0; i < places.size(); i += 4) {
-    workers_.clear();
-    AwaitWorkers(0);
-    for (size_t k = i; k < i + 4; ++k) StartWorker(places[k]);
-    std::atomic<bool> ended = false;
-    std::thread nurse([&] {
-      while (!ended) {
-        for (auto& worker : workers_) {
-          if (!worker->Dead()) continue;
-          died.insert(worker->failpoint());
-          worker = std::make_unique<WorkerProcess>(Log(), coordinator_);
-        }
-        absl::SleepFor(absl::Milliseconds(5));
-      }
-    });
-    // Four stages, however soon a worker dies.
-    const absl::Time until = absl::Now() + absl::Seconds(20);
-    while (pool_->workers().size() < 4 && absl::Now() < until) {
-      absl::SleepFor(absl::Milliseconds(5));
-    }
-    const auto report = RunRemotely();
-    ended = true;
-    nurse.join();
-    ExpectSame(report);
-    if (HasFailure()) FAIL() << "from " << places[i] << " on";
+  ExpectSameWhereWorkersDie({"worker-hello-sent",
+                             "worker-command-read:2",
+                             "worker-command-read:4",
+                             "worker-before-write:3",
+                             "stage-start",
+                             "stage-ready",
+                             "stage-before-gradients",
+                             "wave-before-fetch",
+                             "wave-before-keep",
+                             "wave-kept",
+                             "wave-fetched",
+                             "transport-asked",
+                             "transport-chunk-sent:2",
+                             "stage-after-gradients",
+                             "stage-before-moments",
+                             "stage-after-moments",
+                             "stage-before-order:2",
+                             "stage-after-order:3",
+                             "stage-before-collect",
+                             "stage-linear-reported:3",
+                             "stage-step-reported:5",
+                             "stage-after-order:6",
+                             "wave-fetched:2",
+                             "stage-step-reported"});
+}
+
+TEST_F(RemoteStagesTest, WorkersThatDieWhileTheySave) {
+  state_ = scratch_.path() + "/out.resume";
+  samples_ = 500;  // seven waves and a part of an eighth
+  ExpectSameWhereWorkersDie({"state-before-block", "sums-before-commit", "sums-saved",
+                             "cut-before-report", "statistics-before-commit", "statistics-saved",
+                             "codes-before-commit", "codes-saved", "stage-before-save:2",
+                             "stage-after-save", "worker-waves-forgotten", "stage-after-save:5"});
+  EXPECT_FALSE(fs::exists(state_));
+}
+
+// What is committed is not done again, by whoever takes a lost stage or begins the job anew.
+TEST_F(RemoteStagesTest, WhatIsSavedIsNotDoneAgain) {
+  state_ = scratch_.path() + "/out.resume";
+  StartWorker("stage-before-order:3");
+  AwaitWorkers(1);
+  StartWorker();
+  AwaitWorkers(2);
+  // They would die if they had to do gradients or moments. (Workers go with the thread that has
+  // started them.)
+  std::atomic<bool> ended = false;
+  std::thread nurse([&] {
+    while (!workers_[0]->Dead()) absl::SleepFor(absl::Milliseconds(5));
+    workers_[1]->Signal(SIGKILL);
+    workers_.push_back(
+        std::make_unique<WorkerProcess>(Log(), coordinator_, "stage-before-gradients"));
+    workers_.push_back(
+        std::make_unique<WorkerProcess>(Log(), coordinator_, "stage-before-moments"));
+    while (!ended) absl::SleepFor(absl::Milliseconds(5));
+    EXPECT_FALSE(workers_[2]->Dead());
+    EXPECT_FALSE(workers_[3]->Dead());
+  });
+  const auto report = RunRemotely();
+  ended = true;
+  nurse.join();
+  ExpectSame(report);
+}
+
+TEST_F(RemoteStagesTest, AJobBegunAnewWithOtherWorkersGoesOn) {
+  state_ = scratch_.path() + "/out.resume";
+  samples_ = 500;
+  for (int i = 1; i <= 3; ++i) {
+    StartWorker();
+    AwaitWorkers(i);
   }
-  std::vector<std::string> lived;
-  for (const std::string& place : places) {
-    if (!died.contains(place)) lived.push_back(place);
+  std::vector<std::string> phases;
+  for (const auto& [phase, count] : std::vector<std::pair<std::string, int64_t>>{
+           {"gradients", 1200}, {"input moments", 1}, {"code", 3}}) {
+    std::atomic<bool> stop = false;
+    const StopScope scope(&stop);
+    const auto report = RunRemotely(
+        phases.empty() ? 3 : 2, [&, &phase = phase, &count = count](const ProgressUpdate& update) {
+          if (update.kind == ProgressUpdate::Kind::kStart) phases.emplace_back(update.phase);
+          if (update.phase == phase && update.count >= count) stop = true;
+        });
+    EXPECT_TRUE(absl::IsCancelled(report.status())) << report.status();
   }
-  EXPECT_THAT(lived, IsEmpty());
+  ExpectSame(Run(nullptr));  // in this process, at last
+  EXPECT_LE(std::count(phases.begin(), phases.end(), "gradients"), 2);
 }
 
 TEST_F(RemoteStagesTest, AWorkerFrozenBeyondItsLease) {
