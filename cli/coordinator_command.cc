@@ -27,6 +27,11 @@ class CoordinatorCommand : public Command {
                 "cvxq coordinator --store sqlite:/var/lib/cvxq/jobs.db --allow /models");
     command->add_option("--listen", server_.listen, "HOST:PORT for clients")->capture_default_str();
     command->add_option("--listen-workers", workers_.listen, "HOST:PORT for workers");
+    command
+        ->add_option("--settle", settle_,
+                     "Seconds after the start that jobs wait for workers to register")
+        ->capture_default_str()
+        ->check(NotNegative());
     command->add_option("--store", store_, "sqlite:PATH or redis://HOST[:PORT][/DB]")->required();
     command->add_option("--allow", allow_, "Folders that jobs may read and write; repeatable")
         ->required();
@@ -65,6 +70,7 @@ class CoordinatorCommand : public Command {
       if (workers_.tls.authority.empty()) workers_.tls.authority = server_.client_ca;
       workers_.tls.certificate = server_.certificate;
       workers_.tls.key = server_.key;
+      workers_.settling = absl::Seconds(settle_);
       CVXQ_ASSIGN_OR_RETURN(workers, WorkerPool::Start(workers_));
       executor_.make_stages = UseWorkersIfAny(*workers);
     }
@@ -159,6 +165,7 @@ class CoordinatorCommand : public Command {
   WorkerPoolOptions workers_{.listen = ""};
   std::string store_, metrics_, certificate_, key_, client_ca_, worker_ca_, tokens_;
   std::vector<std::string> allow_;
+  double settle_ = 3;
 };
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "absl/strings/str_format.h"
+#include "base/failpoint.h"
 #include "base/interrupt.h"
 #include "base/memory.h"
 #include "base/size.h"
@@ -379,7 +380,9 @@ class Quantizer {
   }
 
   StatusOr<QuantizeReport> Publish() {
+    Failpoint("output-before-write");
     CVXQ_RETURN_IF_ERROR(writer_->Write(output_->path()));
+    Failpoint("output-written");
 
     QuantizeReport report;
     report.output = options_.output;
@@ -417,7 +420,9 @@ class Quantizer {
     report.seconds = watch_.Finish();
     if (options_.before_publish) CVXQ_RETURN_IF_ERROR(options_.before_publish(report));
     CVXQ_RETURN_IF_ERROR(CheckInterrupted());
+    Failpoint("output-before-publish");
     CVXQ_RETURN_IF_ERROR(output_->Publish());
+    Failpoint("output-published");
     if (state_ != nullptr) state_->Remove().IgnoreError();  // the output is there all the same
     watch_.Lap("write");
     report.seconds = watch_.Finish();

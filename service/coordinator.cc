@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "absl/time/clock.h"
+#include "base/failpoint.h"
 #include "google/rpc/error_details.pb.h"
 #include "service/errors.h"
 #include "service/job_spec.h"
@@ -54,6 +55,7 @@ Status Coordinator::Recover() {
     return FromTimestamp(a->create_time()) < FromTimestamp(b->create_time());
   });
   for (const auto& job : page.jobs) {
+    Failpoint("coordinator-recovering");
     CVXQ_RETURN_IF_ERROR(Apply(job->name(), {.kind = JobInput::Kind::kRecover}).status());
   }
   Log(LogLevel::kInfo, "coordinator started",
@@ -84,8 +86,10 @@ StatusOr<std::shared_ptr<const Job>> Coordinator::Create(const JobRequest& reque
                                                 " jobs are kept, as many as this server "
                                                 "takes; delete some that have ended"));
   }
+  Failpoint("job-before-create");
   CVXQ_ASSIGN_OR_RETURN(const CreatedJob created,
                         jobs_->Create(request.job, request.request_id, request.digest));
+  Failpoint("job-created");
   if (!created.actions.empty()) {
     Log(LogLevel::kInfo, "job accepted", {{"job", created.job->name()}});
     executor_.Start(*created.job, *this);
@@ -122,7 +126,9 @@ StatusOr<Job> Coordinator::Report(const std::string& name, const JobInput& input
 }
 
 StatusOr<Job> Coordinator::Apply(const std::string& name, const JobInput& input) {
+  Failpoint("job-before-append");
   CVXQ_ASSIGN_OR_RETURN(const JobStep step, jobs_->Apply(name, input));
+  Failpoint("job-appended");
   if (!step.records.empty() && IsTerminal(step.job.state())) {
     const absl::Duration duration =
         FromTimestamp(step.job.end_time()) - FromTimestamp(step.job.create_time());

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <new>
 
+#include "base/failpoint.h"
 #include "base/interrupt.h"
 #include "pipeline/job_state.h"
 #include "pipeline/model_files.h"
@@ -128,14 +129,19 @@ void LocalExecutor::Work() {
 void LocalExecutor::Run(const Task& task) {
   const std::string& name = task.job.name();
   if (task.job.state() == Job::PUBLISHING) {
-    task.sink->Report(name, Resume(task.job)).status().IgnoreError();  // it retries what may pass
+    const JobInput outcome = Resume(task.job);
+    const bool reported = task.sink->Report(name, outcome).ok();  // it retries what may pass
+    if (reported && outcome.kind != JobInput::Kind::kRequeue) ForgetState(task.job);
     return;
   }
   const int32_t attempt = task.job.attempt() + 1;
+  Failpoint("work-before-start");
   const StatusOr<Job> started =
       task.sink->Report(name, {.kind = JobInput::Kind::kStart, .attempt = attempt});
   if (!started.ok()) return;  // cancelled or deleted meanwhile, or this process is to stop
+  Failpoint("work-started");
   const Status status = Quantise(task, attempt);
+  Failpoint("work-before-outcome");
   JobInput outcome{.kind = JobInput::Kind::kSucceed, .attempt = attempt};
   if (!status.ok()) {
     {
@@ -181,11 +187,13 @@ Status LocalExecutor::Quantise(const Task& task, int32_t attempt) {
                           absl::StrCat(options.model, " was written to while it was read"));
     }
     reporter.Finish();
+    Failpoint("work-before-publish");
     const Status granted = task.sink
                                ->Report(name, {.kind = JobInput::Kind::kPublish,
                                                .attempt = attempt,
                                                .result = ToManifest(task.job, report)})
                                .status();
+    Failpoint("work-may-publish");
     if (!granted.ok()) *task.stop = true;
     return granted;
   };

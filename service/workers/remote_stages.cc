@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/failpoint.h"
 #include "base/interrupt.h"
 #include "kernels/backend.h"
 #include "service/errors.h"
@@ -95,6 +96,7 @@ Status RemoteStages::Cut() {
     parts_.push_back({.blocks = blocks});
   }
   spec_.set_stages(static_cast<int64_t>(parts_.size()));
+  Failpoint("stages-cut");
   return absl::OkStatus();
 }
 
@@ -154,6 +156,7 @@ Status RemoteStages::Settle() {
 }
 
 void RemoteStages::Assign(size_t stage, std::shared_ptr<WorkerLink> worker) {
+  Failpoint("stage-before-assign");
   Part& part = parts_[stage];
   part.worker = std::move(worker);
   ++part.attempt;
@@ -204,7 +207,9 @@ Status RemoteStages::Step(v1::Command command, Progress::Phase* phase,
     Send(stage, command);
   }
   steps_.push_back(std::move(command));
+  Failpoint("step-sent");
   const Status status = Wait(lock, commits);
+  Failpoint("step-done");
   phase_ = nullptr;
   plans_ = nullptr;
   return status;
@@ -257,6 +262,7 @@ void RemoteStages::TendCut(std::unique_lock<std::mutex>& lock, WaveCommits& comm
   }
   const int64_t waves = std::exchange(cut_, 0);
   lock.unlock();
+  Failpoint("cut-saved");
   commits.Commit(waves);
   lock.lock();
 }
@@ -308,6 +314,7 @@ void RemoteStages::OnReport(const WorkerLink& worker, v1::Report report) {
   }
   if (report.step() != step_ || part.done) return;
   if (report.has_done()) {
+    Failpoint("step-report-heard");
     part.done = std::move(*report.mutable_done());
     changed_.notify_all();
   } else if (report.has_linear() && plans_ != nullptr) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "base/failpoint.h"
 #include "service/api/without_reflection.h"
 #include "service/log.h"
 #include "service/workers/wire.h"
@@ -12,8 +13,6 @@ namespace cvxq {
 namespace {
 
 constexpr size_t kMostSessions = 1024;
-// A worker whose coordinator is lost asks again at least so often (worker.cc).
-constexpr absl::Duration kSettling = absl::Seconds(3);
 
 }  // namespace
 
@@ -29,6 +28,7 @@ void WorkerLink::Send(const v1::Command& command) {
 StatusOr<std::unique_ptr<WorkerPool>> WorkerPool::Start(const WorkerPoolOptions& options) {
   CVXQ_ASSIGN_OR_RETURN(const auto credentials, ServerCredentials(options.listen, options.tls));
   std::unique_ptr<WorkerPool> pool(new WorkerPool);
+  pool->settling_ = options.settling;
   grpc::ServerBuilder builder;
   builder.SetOption(std::make_unique<WithoutReflection>());
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
@@ -67,7 +67,7 @@ std::vector<std::shared_ptr<WorkerLink>> WorkerPool::workers() const {
 }
 
 absl::Duration WorkerPool::settling() const {
-  return std::max(absl::ZeroDuration(), started_ + kSettling - absl::Now());
+  return std::max(absl::ZeroDuration(), started_ + settling_ - absl::Now());
 }
 
 void WorkerPool::Attach(const std::string& job, WorkerListener& listener) {
@@ -126,6 +126,7 @@ grpc::Status WorkerPool::Read(const std::shared_ptr<WorkerLink>& link, Stream& s
         if (!link->hello_.worker().empty()) break;
         link->hello_ = message.hello();
       }
+      Failpoint("pool-hello-heard");
       Log(LogLevel::kInfo, "a worker has come",
           {{"worker", message.hello().worker()}, {"address", message.hello().address()}});
       TellChange();
@@ -160,6 +161,7 @@ void WorkerPool::Write(WorkerLink& link, Stream& stream) {
       next_beat = std::chrono::steady_clock::now() + kBeat;
     }
     lock.unlock();
+    Failpoint("pool-before-write");
     const bool written = stream.Write(message);
     lock.lock();
     if (!written) return;

@@ -55,6 +55,9 @@ class WorkerListener {
 struct WorkerPoolOptions {
   std::string listen = "127.0.0.1:0";
   TlsTexts tls;
+  // How long jobs wait after the start for workers, which have to notice that the coordinator
+  // before this one is gone: they ask for the next one every two seconds.
+  absl::Duration settling = absl::Seconds(3);
 };
 
 class WorkerPool {
@@ -95,6 +98,7 @@ class WorkerPool {
 
   Service service_;
   const absl::Time started_ = absl::Now();
+  absl::Duration settling_;
   int port_ = 0;
   mutable std::mutex mutex_;  // of the three below
   std::condition_variable stop_;
