@@ -52,71 +52,81 @@ int64_t NumberAfter(const std::string& key, const std::string& prefix) {
   return number;
 }
 
-// Places and values of what is not zero.
-template <typename T>
-Status PutSparse(ArchiveWriter& writer, std::span<const T> values) {
-  std::vector<uint32_t> places;
-  std::vector<T> there;
-  for (size_t i = 0; i < values.size(); ++i) {
-    if (values[i] == 0) continue;
-    places.push_back(static_cast<uint32_t>(i));
-    there.push_back(values[i]);
-  }
-  CVXQ_RETURN_IF_ERROR(writer.Put(places));
-  return writer.Put(there);
-}
-
-template <typename T, typename Target>
-Status GetSparse(ArchiveReader& reader, size_t size, Target& target) {
-  std::vector<uint32_t> places;
-  std::vector<T> there;
-  CVXQ_RETURN_IF_ERROR(reader.Get(places));
-  CVXQ_RETURN_IF_ERROR(reader.GetExactly(there, static_cast<int64_t>(places.size())));
-  for (size_t i = 0; i < places.size(); ++i) {
-    if (places[i] >= size) return reader.Damaged("a place beyond the end");
-    target.Set(places[i], there[i]);
-  }
-  return absl::OkStatus();
-}
-
-Status PutAnswer(ArchiveWriter& writer, const EntropyAnswer& answer) {
-  std::vector<int64_t> plans, bytes;
-  std::vector<double> shifts;
-  for (const EntropyAnswer::Linear& linear : answer.linears) {
-    plans.push_back(linear.plan);
-    bytes.push_back(linear.bytes);
-    shifts.push_back(linear.class_shift);
-  }
-  CVXQ_RETURN_IF_ERROR(writer.Put(plans));
-  CVXQ_RETURN_IF_ERROR(writer.Put(bytes));
-  CVXQ_RETURN_IF_ERROR(writer.Put(shifts));
-  CVXQ_RETURN_IF_ERROR(PutSparse(writer, answer.counts.all()));
+Status SaveAnswer(const KeptAnswer& answer, ArchiveWriter& writer) {
+  CVXQ_RETURN_IF_ERROR(writer.Put(answer.linears));
+  CVXQ_RETURN_IF_ERROR(writer.Put(answer.places));
+  CVXQ_RETURN_IF_ERROR(writer.Put(answer.counts));
   CVXQ_RETURN_IF_ERROR(writer.Put(static_cast<int64_t>(answer.histograms.size())));
   for (const SpreadHistogram& histogram : answer.histograms) {
-    CVXQ_RETURN_IF_ERROR(PutSparse(writer, histogram.bins()));
+    CVXQ_RETURN_IF_ERROR(writer.Put(histogram.bins()));
   }
   return absl::OkStatus();
 }
 
-Status GetAnswer(ArchiveReader& reader, EntropyAnswer& answer) {
-  std::vector<int64_t> plans, bytes;
-  std::vector<double> shifts;
-  CVXQ_RETURN_IF_ERROR(reader.Get(plans));
-  const int64_t linears = static_cast<int64_t>(plans.size());
-  CVXQ_RETURN_IF_ERROR(reader.GetExactly(bytes, linears));
-  CVXQ_RETURN_IF_ERROR(reader.GetExactly(shifts, linears));
-  for (int64_t i = 0; i < linears; ++i) answer.linears.push_back({plans[i], bytes[i], shifts[i]});
-  CVXQ_RETURN_IF_ERROR(GetSparse<uint64_t>(reader, answer.counts.all().size(), answer.counts));
+Status LoadAnswer(ArchiveReader& reader, KeptAnswer& answer) {
+  CVXQ_RETURN_IF_ERROR(reader.Get(answer.linears));
+  CVXQ_RETURN_IF_ERROR(reader.Get(answer.places));
+  CVXQ_RETURN_IF_ERROR(
+      reader.GetExactly(answer.counts, static_cast<int64_t>(answer.places.size())));
+  const size_t size = SymbolCounts().all().size();
+  for (const uint32_t place : answer.places) {
+    if (place >= size) return reader.Damaged("a place beyond the end");
+  }
   int64_t histograms = 0;
   CVXQ_RETURN_IF_ERROR(reader.Get(histograms));
   for (int64_t i = 0; i < histograms; ++i) {
-    SpreadHistogram& histogram = answer.histograms.emplace_back();
-    CVXQ_RETURN_IF_ERROR(GetSparse<double>(reader, histogram.bins().size(), histogram));
+    std::vector<double> bins;
+    SpreadHistogram histogram;
+    CVXQ_RETURN_IF_ERROR(reader.GetExactly(bins, static_cast<int64_t>(histogram.bins().size())));
+    for (size_t bin = 0; bin < bins.size(); ++bin) histogram.Set(bin, bins[bin]);
+    answer.histograms.push_back(std::move(histogram));
   }
   return absl::OkStatus();
 }
 
 }  // namespace
+
+KeptAnswer KeptAnswer::Of(const EntropyAnswer& answer) {
+  KeptAnswer kept{.linears = answer.linears, .histograms = answer.histograms};
+  const std::span<const uint64_t> counts = answer.counts.all();
+  for (size_t place = 0; place < counts.size(); ++place) {
+    if (counts[place] == 0) continue;
+    kept.places.push_back(static_cast<uint32_t>(place));
+    kept.counts.push_back(counts[place]);
+  }
+  return kept;
+}
+
+EntropyAnswer KeptAnswer::Answer() const {
+  EntropyAnswer answer{.linears = linears, .histograms = histograms};
+  for (size_t i = 0; i < places.size(); ++i) answer.counts.Set(places[i], counts[i]);
+  return answer;
+}
+
+Status SaveCommit(const JobCommit& commit, ArchiveWriter& writer) {
+  CVXQ_RETURN_IF_ERROR(writer.Put(commit.position.step));
+  CVXQ_RETURN_IF_ERROR(writer.Put(commit.position.waves));
+  CVXQ_RETURN_IF_ERROR(writer.Put(commit.output_damping));
+  CVXQ_RETURN_IF_ERROR(writer.Put(commit.input_damping));
+  for (const KeptAnswer& answer : commit.answers) {
+    CVXQ_RETURN_IF_ERROR(SaveAnswer(answer, writer));
+  }
+  return writer.Commit();
+}
+
+Status LoadCommit(ArchiveReader& reader, JobCommit& commit) {
+  CVXQ_RETURN_IF_ERROR(reader.Get(commit.position.step));
+  CVXQ_RETURN_IF_ERROR(reader.Get(commit.position.waves));
+  CVXQ_RETURN_IF_ERROR(reader.Get(commit.output_damping));
+  CVXQ_RETURN_IF_ERROR(reader.Get(commit.input_damping));
+  if (commit.position.step < 0 || commit.position.waves < 0) {
+    return reader.Damaged("its numbers do not fit");
+  }
+  for (int64_t step = kMomentStep; step < commit.position.step; ++step) {
+    CVXQ_RETURN_IF_ERROR(LoadAnswer(reader, commit.answers.emplace_back()));
+  }
+  return reader.Finish();
+}
 
 JobState::JobState(std::unique_ptr<ObjectStore> objects, std::string address, std::string digest)
     : objects_(std::move(objects)), address_(std::move(address)), digest_(std::move(digest)) {}
@@ -173,49 +183,24 @@ Status JobState::Commit(const JobCommit& commit) {
       absl::StrFormat("%s/commit/%06d-%06d", digest_, commit.position.step, commit.position.waves);
   CVXQ_ASSIGN_OR_RETURN(auto object, objects_->Create(key, 0));
   ArchiveWriter writer(std::move(object));
-  CVXQ_RETURN_IF_ERROR(writer.Put(commit.position.step));
-  CVXQ_RETURN_IF_ERROR(writer.Put(commit.position.waves));
-  CVXQ_RETURN_IF_ERROR(writer.Put(commit.output_damping));
-  CVXQ_RETURN_IF_ERROR(writer.Put(commit.input_damping));
-  CVXQ_RETURN_IF_ERROR(writer.Put(static_cast<int64_t>(commit.answers.size())));
-  for (const EntropyAnswer& answer : commit.answers) {
-    CVXQ_RETURN_IF_ERROR(PutAnswer(writer, answer));
-  }
-  CVXQ_RETURN_IF_ERROR(writer.Commit());
+  CVXQ_RETURN_IF_ERROR(SaveCommit(commit, writer));
   Failpoint("state-committed");
   return RemoveBefore(commit.position);
-}
-
-StatusOr<JobCommit> JobState::ReadCommit(const std::string& key) {
-  CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<ArchiveReader> reader,
-                        ArchiveReader::Open(*objects_, key));
-  JobCommit commit;
-  int64_t answers = 0;
-  CVXQ_RETURN_IF_ERROR(reader->Get(commit.position.step));
-  CVXQ_RETURN_IF_ERROR(reader->Get(commit.position.waves));
-  CVXQ_RETURN_IF_ERROR(reader->Get(commit.output_damping));
-  CVXQ_RETURN_IF_ERROR(reader->Get(commit.input_damping));
-  CVXQ_RETURN_IF_ERROR(reader->Get(answers));
-  if (commit.position.step < 0 || commit.position.waves < 0 ||
-      answers != std::max<int64_t>(0, commit.position.step - kMomentStep)) {
-    return reader->Damaged("its numbers do not fit");
-  }
-  for (int64_t i = 0; i < answers; ++i) {
-    CVXQ_RETURN_IF_ERROR(GetAnswer(*reader, commit.answers.emplace_back()));
-  }
-  CVXQ_RETURN_IF_ERROR(reader->Finish());
-  return commit;
 }
 
 StatusOr<std::optional<JobCommit>> JobState::Last() {
   CVXQ_ASSIGN_OR_RETURN(std::vector<ObjectInfo> objects, objects_->List(digest_ + "/commit/"));
   std::reverse(objects.begin(), objects.end());  // names are in the order of positions
   for (const ObjectInfo& object : objects) {
-    StatusOr<JobCommit> commit = ReadCommit(object.key);
-    if (commit.ok()) return *std::move(commit);
-    if (!absl::IsDataLoss(commit.status()) && !absl::IsNotFound(commit.status())) {
-      return commit.status();
-    }
+    JobCommit commit;
+    const auto read = [&]() -> Status {
+      CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<ArchiveReader> reader,
+                            ArchiveReader::Open(*objects_, object.key));
+      return LoadCommit(*reader, commit);
+    };
+    const Status status = read();
+    if (status.ok()) return commit;
+    if (!absl::IsDataLoss(status) && !absl::IsNotFound(status)) return status;
   }
   return std::nullopt;
 }

@@ -36,11 +36,26 @@ struct JobPosition {
 };
 inline constexpr int64_t kGradientStep = 1, kMomentStep = 2;
 
+// An answer without the places of its counts that are zero: a job may have thousands of them.
+struct KeptAnswer {
+  std::vector<EntropyAnswer::Linear> linears;
+  std::vector<uint32_t> places;
+  std::vector<uint64_t> counts;
+  std::vector<SpreadHistogram> histograms;
+
+  static KeptAnswer Of(const EntropyAnswer& answer);
+  EntropyAnswer Answer() const;
+};
+
 struct JobCommit {
   JobPosition position;
   double output_damping = 0, input_damping = 0;  // the largest that factorisations took
-  std::vector<EntropyAnswer> answers;            // to the orders until then
+  std::vector<KeptAnswer> answers;               // to the orders until then
 };
+
+// A commit as an object. Load gives kDataLoss for what Save has not written.
+Status SaveCommit(const JobCommit& commit, ArchiveWriter& writer);
+Status LoadCommit(ArchiveReader& reader, JobCommit& commit);
 
 enum class BlockPart : uint8_t { kSums, kGradients, kMoments, kCodes };
 
@@ -78,7 +93,6 @@ class JobState {
   JobState(std::unique_ptr<ObjectStore> objects, std::string address, std::string digest);
   std::string BlockKey(int64_t block, BlockPart part, int64_t number) const;
   StatusOr<std::vector<ObjectInfo>> AllStates();
-  StatusOr<JobCommit> ReadCommit(const std::string& key);
   Status RemoveBefore(const JobPosition& position);
 
   const std::unique_ptr<ObjectStore> objects_;

@@ -79,12 +79,12 @@ StatusOr<EntropyAnswer> JobSteps::CarryOut(const EntropyOrder& order, Progress::
   if (step_ > last_.position.step) {
     CVXQ_ASSIGN_OR_RETURN(EntropyAnswer answer, stages_->CarryOut(order, step_, phase));
     last_.answers.resize(number);
-    last_.answers.push_back(std::move(answer));
+    last_.answers.push_back(KeptAnswer::Of(answer));
     CVXQ_RETURN_IF_ERROR(Done(step_));
-  } else {
-    phase.Advance(static_cast<int64_t>(last_.answers[number].linears.size()));
+    return answer;
   }
-  return last_.answers[number];
+  phase.Advance(static_cast<int64_t>(last_.answers[number].linears.size()));
+  return last_.answers[number].Answer();
 }
 
 Status JobSteps::Collect(const EntropyTables& tables, std::vector<LinearPlan>& plans) {

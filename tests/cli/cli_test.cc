@@ -85,10 +85,11 @@ TEST_F(CliTest, QuantizeSpeaksJson) {
   ASSERT_EQ(result.code, 0) << result.err;
   const json report = json::parse(result.out, nullptr, false);
   ASSERT_TRUE(report.is_object()) << result.out;
-  for (const char* key : {"output", "codec", "parameters", "quantized_parameters",
-                          "bits_per_weight", "nominal_bits_per_weight", "file_bits", "file_bytes",
-                          "log2_lambda", "zero_fraction", "iterations", "tune_epochs", "notes", "seconds",
-                          "peak_memory_bytes", "backend", "numerics_class", "sha256", "layers"}) {
+  for (const char* key :
+       {"output", "codec", "parameters", "quantized_parameters", "bits_per_weight",
+        "nominal_bits_per_weight", "file_bits", "file_bytes", "log2_lambda", "zero_fraction",
+        "iterations", "tune_epochs", "notes", "seconds", "peak_memory_bytes", "backend",
+        "numerics_class", "sha256", "layers"}) {
     ASSERT_TRUE(report.contains(key)) << key;
     EXPECT_FALSE(report[key].is_null()) << key;
   }
@@ -334,6 +335,21 @@ TEST_F(CliTest, AnInterruptLeavesNothing) {
                                  "3",        "--samples", "4000", "--seq-len",     "512"};
     ExpectFailure(arguments, 130, "interrupted", {.signal_at_first_stderr = signal});
   }
+}
+
+TEST_F(CliTest, AnInterruptedRunGoesOnWhereItWas) {
+  const Arguments arguments = {"quantize",  kModel, "-o",           Path("box/out"),
+                               "--bits",    "3",    "--samples",    "128",
+                               "--seq-len", "64",   "--save-every", "0"};
+  ProcessResult result =
+      Cvxq(arguments, {.signal_at_first_stderr = SIGINT, .signal_after = "input moments"});
+  EXPECT_EQ(result.code, 130);
+  EXPECT_THAT(result.err, HasSubstr("cvxq: interrupted"));
+  EXPECT_THAT(result.err, HasSubstr("kept in " + Path("box/out.resume")));
+  result = Cvxq(arguments);
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("going on behind gradients"));
+  EXPECT_FALSE(fs::exists(Path("box/out.resume")));
 }
 
 TEST_F(CliTest, OnATerminalABarThatErrorsDoNotTear) {

@@ -19,6 +19,7 @@ namespace cvxq {
 struct ProcessOptions {
   int64_t file_size_limit = -1;    // as ulimit -f, in bytes
   int signal_at_first_stderr = 0;  // sent once anything has come on standard error
+  std::string signal_after;        // where given, once this has come there
   bool terminal = false;           // standard error is a terminal of 100 columns
   std::string output;              // standard output goes to this file
 };
@@ -77,7 +78,7 @@ inline ProcessResult Cvxq(const std::vector<std::string>& arguments,
         continue;
       }
       (i == 0 ? result.out : result.err).append(buffer, static_cast<size_t>(count));
-      if (i == 1 && !signalled) {
+      if (i == 1 && !signalled && result.err.find(options.signal_after) != std::string::npos) {
         kill(child, options.signal_at_first_stderr);
         signalled = true;
       }
