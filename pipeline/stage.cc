@@ -68,7 +68,11 @@ Stage::Stage(const StageJob& job, const StagePlace& place, int threads, int64_t 
 
 StatusOr<std::unique_ptr<Model>> Stage::LoadModel() {
   return Model::Load(job_.files.spec, *job_.files.weights,
-                     {.compute = job_.compute, .resident_bytes = memory_ / 2}, *backend_);
+                     {.compute = job_.compute,
+                      .resident_bytes = memory_ / 2,
+                      .first = place_.before == nullptr,
+                      .last = place_.after == nullptr},
+                     *backend_);
 }
 
 Status Stage::Gradients(Progress::Phase& progress) {
