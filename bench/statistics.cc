@@ -43,7 +43,7 @@ ModelLayouts ScatteredLayouts(const ArchSpec& spec) {
 
 Status Run(const Options& options) {
   CVXQ_ASSIGN_OR_RETURN(const ModelFiles files, OpenModel(options.model));
-  CVXQ_ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(options.model));
+  CVXQ_ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(files.checkpoint->files()));
   CalibrationOptions calibration_options{.samples = options.samples, .seq_len = options.seq_len};
   if (!options.text.empty()) calibration_options.inputs = {options.text};
   CVXQ_ASSIGN_OR_RETURN(const CalibrationSet calibration,

@@ -53,13 +53,13 @@ int ExitCode(const Status& status) {
   }
 }
 
-StatusOr<std::string> LocalPath(const std::string& address) {
+StatusOr<std::string> StorageAddress(const std::string& address) {
   std::string path = address;
   if (path.starts_with("file://")) {
     path = path.substr(7);
-  } else if (const size_t scheme = path.find("://"); scheme != std::string::npos) {
+  } else if (path.find("://") != std::string::npos && !path.starts_with("s3://")) {
     return absl::UnimplementedError(
-        absl::StrCat(address, ": only local folders are supported by this version"));
+        absl::StrCat(address, ": name a folder, file:///PATH or s3://BUCKET/PREFIX"));
   }
   while (path.size() > 1 && path.back() == '/') path.pop_back();
   if (path.empty()) return absl::InvalidArgumentError("a folder's name is empty");

@@ -52,8 +52,8 @@ CLI::Validator NotNegative();
 // 0 done, 1 failed, 2 wrong usage, 3 refused by a limit of the service, 130 interrupted.
 int ExitCode(const Status& status);
 
-// One line for a folder given as MODEL or OUT: strips file://, refuses other schemes.
-StatusOr<std::string> LocalPath(const std::string& address);
+// An address given as MODEL or OUT: a path, from file:// too, or one of s3://.
+StatusOr<std::string> StorageAddress(const std::string& address);
 
 // "--json": the document on standard output and nothing else.
 void PrintJson(const nlohmann::ordered_json& json);

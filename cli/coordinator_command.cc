@@ -15,6 +15,7 @@
 #include "service/log.h"
 #include "service/workers/remote_stages.h"
 #include "storage/files.h"
+#include "storage/object_store.h"
 
 namespace cvxq {
 namespace {
@@ -33,7 +34,9 @@ class CoordinatorCommand : public Command {
         ->capture_default_str()
         ->check(NotNegative());
     command->add_option("--store", store_, "sqlite:PATH or redis://HOST[:PORT][/DB]")->required();
-    command->add_option("--allow", allow_, "Folders that jobs may read and write; repeatable")
+    command
+        ->add_option("--allow", allow_,
+                     "Folders, and s3://BUCKET/PREFIX, that jobs may read and write; repeatable")
         ->required();
     command->add_option("--metrics", metrics_, "ADDRESS:PORT for /metrics, /healthz, /readyz");
     command->add_option("--tls-cert", certificate_, "Certificate of this server (PEM)");
@@ -63,6 +66,7 @@ class CoordinatorCommand : public Command {
     LogGrpcErrors();
     CVXQ_RETURN_IF_ERROR(ReadFiles());
     CVXQ_ASSIGN_OR_RETURN(const StoragePolicy policy, StoragePolicy::Make(allow_));
+    for (const std::string& bucket : policy.buckets()) WarnIfNotPublishable(bucket);
     CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<StateStore> store, OpenStateStore(store_));
     Metrics metrics(CVXQ_VERSION);
     std::unique_ptr<WorkerPool> workers;
@@ -120,6 +124,16 @@ class CoordinatorCommand : public Command {
           {{"file", tokens_}});
     }
     return absl::OkStatus();
+  }
+
+  // Such a bucket may still hold models to be read.
+  static void WarnIfNotPublishable(const std::string& bucket) {
+    auto store = OpenObjectStore(bucket);
+    const Status status =
+        store.ok() ? (*store)->CheckConditionalWrites("cvxq-check") : store.status();
+    if (status.ok()) return;
+    Log(LogLevel::kWarning, "no outputs can be made in this bucket",
+        {{"bucket", bucket}, {"reason", std::string(status.message())}});
   }
 
   static std::string Owner() {

@@ -12,7 +12,7 @@ class EvalCommand : public Command {
     CLI::App* command =
         Declare(app, "eval", "Measure perplexity, and KL divergence from a reference model",
                 "cvxq eval llama-3bit --reference models/llama --text test.txt --seq-len 2048");
-    command->add_option("MODEL", options_.model, "Model folder, dense or packed")->required();
+    command->add_option("MODEL", options_.model, "Model, dense or packed: folder or s3://BUCKET/PREFIX")->required();
     command->add_option("--text", options_.texts, "Held-out text; repeatable")->required();
     command->add_option("--reference", options_.reference, "The original model, for KL divergence");
     command->add_option("--seq-len", options_.seq_len, "Tokens of a block")->capture_default_str();
@@ -25,9 +25,9 @@ class EvalCommand : public Command {
   }
 
   Status Run() override {
-    CVXQ_ASSIGN_OR_RETURN(options_.model, LocalPath(options_.model));
+    CVXQ_ASSIGN_OR_RETURN(options_.model, StorageAddress(options_.model));
     if (options_.reference) {
-      CVXQ_ASSIGN_OR_RETURN(options_.reference, LocalPath(*options_.reference));
+      CVXQ_ASSIGN_OR_RETURN(options_.reference, StorageAddress(*options_.reference));
     }
     Progress progress(progress_mode());
     CVXQ_ASSIGN_OR_RETURN(const EvaluateReport report, Evaluate(options_, progress));

@@ -12,11 +12,11 @@ class InspectCommand : public Command {
     CLI::App* command =
         Declare(app, "inspect", "Show what a model holds and how its bits are spent",
                 "cvxq inspect llama-3bit");
-    command->add_option("MODEL", model_, "Model folder, dense or packed")->required();
+    command->add_option("MODEL", model_, "Model, dense or packed: folder or s3://BUCKET/PREFIX")->required();
   }
 
   Status Run() override {
-    CVXQ_ASSIGN_OR_RETURN(const std::string path, LocalPath(model_));
+    CVXQ_ASSIGN_OR_RETURN(const std::string path, StorageAddress(model_));
     CVXQ_ASSIGN_OR_RETURN(const InspectReport report, Inspect(path));
     if (common.json) {
       PrintJson(report.ToJson());

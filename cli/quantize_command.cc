@@ -19,9 +19,9 @@ class QuantizeCommand : public Command {
     CLI::App* command =
         Declare(app, "quantize", "Compress a checkpoint to a size or a number of bits a weight",
                 "cvxq quantize models/llama --bits 3 -o llama-3bit");
-    command->add_option("MODEL", options_.model, "Checkpoint folder (Hugging Face layout)")
+    command->add_option("MODEL", options_.model, "Checkpoint (Hugging Face layout): folder or s3://BUCKET/PREFIX")
         ->required();
-    command->add_option("-o,--output", options_.output, "Folder to make")->required();
+    command->add_option("-o,--output", options_.output, "Folder or s3://BUCKET/PREFIX to make")->required();
     command->add_option("--bits", options_.bits, "Bits a quantised weight, all bytes counted");
     command->add_option("--size", size_, "Bytes of the whole output: 700MB, 1.5GiB");
     command->add_flag("--nominal", options_.nominal, "--bits counts codes only, as papers do");
@@ -117,10 +117,10 @@ class QuantizeCommand : public Command {
     if (memory_) {
       CVXQ_ASSIGN_OR_RETURN(options_.memory, ParseByteSize(*memory_));
     }
-    CVXQ_ASSIGN_OR_RETURN(options_.model, LocalPath(options_.model));
-    CVXQ_ASSIGN_OR_RETURN(options_.output, LocalPath(options_.output));
+    CVXQ_ASSIGN_OR_RETURN(options_.model, StorageAddress(options_.model));
+    CVXQ_ASSIGN_OR_RETURN(options_.output, StorageAddress(options_.output));
     signal(SIGPIPE, SIG_IGN);  // whoever stops reading the progress does not stop the work
-    options_.state = options_.output + ".resume";
+    options_.state = StateAddress(options_.output);
     Progress progress(progress_mode());
     const StatusOr<QuantizeReport> made = Quantize(options_, progress);
     if (absl::IsAlreadyExists(made.status())) {

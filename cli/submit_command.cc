@@ -28,8 +28,8 @@ class SubmitCommand : public Command {
   explicit SubmitCommand(CLI::App& app) {
     CLI::App* command = Declare(app, "submit", "Give a job to a coordinator",
                                 "cvxq submit models/llama --bits 3 -o /models/llama-3bit --wait");
-    command->add_option("MODEL", model_, "Checkpoint folder, as the server sees it")->required();
-    command->add_option("-o,--output", output_, "Folder to make")->required();
+    command->add_option("MODEL", model_, "Checkpoint, as the server sees it: folder or s3://BUCKET/PREFIX")->required();
+    command->add_option("-o,--output", output_, "Folder or s3://BUCKET/PREFIX to make")->required();
     command->add_option("--bits", bits_, "Bits a quantised weight, all bytes counted");
     command->add_option("--size", size_, "Bytes of the whole output: 700MB, 1.5GiB");
     DeclareSpec(command);

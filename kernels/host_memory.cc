@@ -29,11 +29,12 @@ std::shared_ptr<HostBuffer> HostBuffer::Allocate(int64_t bytes) {
   void* data = std::aligned_alloc(alignment, rounded);
   if (data == nullptr) return nullptr;
   if (is_large) madvise(data, rounded, MADV_HUGEPAGE);  // a wish: failure changes nothing
-  return std::shared_ptr<HostBuffer>(new HostBuffer(static_cast<std::byte*>(data), true));
+  return std::shared_ptr<HostBuffer>(new HostBuffer(static_cast<std::byte*>(data), true, nullptr));
 }
 
-std::shared_ptr<HostBuffer> HostBuffer::Borrow(const std::byte* data) {
-  return std::shared_ptr<HostBuffer>(new HostBuffer(const_cast<std::byte*>(data), false));
+std::shared_ptr<HostBuffer> HostBuffer::Borrow(const HostTensor& host) {
+  return std::shared_ptr<HostBuffer>(
+      new HostBuffer(const_cast<std::byte*>(host.data), false, host.hold));
 }
 
 HostBuffer::~HostBuffer() {
@@ -55,7 +56,7 @@ Tensor HostBackend::Allocate(DType dtype, Shape shape) {
 
 Tensor HostBackend::Import(const HostTensor& host) {
   if (reinterpret_cast<uintptr_t>(host.data) % ByteSize(host.dtype) == 0 && host.data != nullptr) {
-    return Tensor{HostBuffer::Borrow(host.data), 0, host.dtype, host.shape};
+    return Tensor{HostBuffer::Borrow(host), 0, host.dtype, host.shape};
   }
   Tensor tensor = Allocate(host.dtype, host.shape);
   Upload(host.data, tensor);

@@ -14,17 +14,19 @@ class HostBuffer : public Buffer {
  public:
   // Null where the memory cannot be had.
   static std::shared_ptr<HostBuffer> Allocate(int64_t bytes);
-  // The caller keeps the bytes alive. Nobody writes to them.
-  static std::shared_ptr<HostBuffer> Borrow(const std::byte* data);
+  // Of a tensor that the caller, or the tensor's hold, keeps alive. Nobody writes to it.
+  static std::shared_ptr<HostBuffer> Borrow(const HostTensor& host);
   ~HostBuffer() override;
 
   std::byte* data() const { return data_; }
 
  private:
-  HostBuffer(std::byte* data, bool owned) : data_(data), owned_(owned) {}
+  HostBuffer(std::byte* data, bool owned, std::shared_ptr<const void> hold)
+      : data_(data), owned_(owned), hold_(std::move(hold)) {}
 
   std::byte* const data_;
   const bool owned_;
+  const std::shared_ptr<const void> hold_;
 };
 
 // The memory operations. After the first error every operation does nothing, since its operands

@@ -30,19 +30,34 @@ Status Model::LoadEnds() {
   const auto load = [&](const std::string& name, const Shape& shape, std::optional<DType> dtype) {
     return LoadTensor(source_, name + ".weight", shape, dtype, backend_);
   };
-  CVXQ_ASSIGN_OR_RETURN(embedding_, load(names.embedding, {V, E}, std::nullopt));
-  if (spec_.learned_positions) {
+  if (options_.first || (options_.last && spec_.tied_head)) {
+    CVXQ_ASSIGN_OR_RETURN(embedding_, load(names.embedding, {V, E}, std::nullopt));
+  }
+  if (spec_.learned_positions && options_.first) {
     const int64_t rows = spec_.max_positions + spec_.position_offset;
     CVXQ_ASSIGN_OR_RETURN(positions_, load(names.positions, {rows, D}, std::nullopt));
   }
-  if (!names.project_in.empty()) {
+  if (!names.project_in.empty() && options_.first) {
     CVXQ_ASSIGN_OR_RETURN(project_in_, load(names.project_in, {D, E}, compute()));
-    CVXQ_ASSIGN_OR_RETURN(project_out_, load(names.project_out, {E, D}, compute()));
   }
+  resident_.resize(spec_.layers);
+  rope_.resize(spec_.layers);
+  if (options_.last) CVXQ_RETURN_IF_ERROR(LoadHead());
+  return backend_.Synchronize();
+}
+
+Status Model::LoadHead() {
+  const ArchSpec::Names& names = spec_.names;
+  const int64_t V = spec_.vocabulary, E = spec_.embedding_dim, D = spec_.hidden;
   CVXQ_RETURN_IF_ERROR(LoadFinalNorm());
+  if (!names.project_out.empty()) {
+    CVXQ_ASSIGN_OR_RETURN(project_out_, LoadTensor(source_, names.project_out + ".weight", {E, D},
+                                                   compute(), backend_));
+  }
   head_ = embedding_;
   if (!spec_.tied_head) {
-    CVXQ_ASSIGN_OR_RETURN(head_, load(names.head, {V, E}, std::nullopt));
+    CVXQ_ASSIGN_OR_RETURN(
+        head_, LoadTensor(source_, names.head + ".weight", {V, E}, std::nullopt, backend_));
   }
   // The head comes first in the memory for weights: else it is converted for each call.
   const int64_t converted_bytes = V * E * ByteSize(compute());
@@ -51,9 +66,7 @@ Status Model::LoadEnds() {
     resident_bytes_ = converted_bytes;
     if (!spec_.tied_head) source_.Release(names.head + ".weight");
   }
-  resident_.resize(spec_.layers);
-  rope_.resize(spec_.layers);
-  return backend_.Synchronize();
+  return absl::OkStatus();
 }
 
 Status Model::LoadFinalNorm() {

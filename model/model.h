@@ -16,6 +16,9 @@ struct ModelOptions {
   // The head, where it had to be converted, and blocks stay in memory while their sum is at most
   // this many bytes; what comes beyond is converted or read again for each call.
   int64_t resident_bytes = INT64_MAX;
+  // What is read besides blocks: for Embed, and for all that concerns hidden states and logits. A
+  // stage within the model calls neither.
+  bool first = true, last = true;
 };
 
 class Model {
@@ -58,6 +61,7 @@ class Model {
   Model(ArchSpec spec, const WeightSource& source, const ModelOptions& options, Backend& backend)
       : spec_(std::move(spec)), source_(source), options_(options), backend_(backend) {}
   Status LoadEnds();  // all but the blocks
+  Status LoadHead();
   Status LoadFinalNorm();
   StatusOr<std::shared_ptr<const BlockWeights>> Weights(int64_t index);
   Status CheckWave(const Wave& wave) const;

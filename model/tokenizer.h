@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "storage/folder.h"
 
 namespace cvxq {
 
@@ -24,7 +25,9 @@ class Tokenizer {
   // From a checkpoint folder: tokenizer.json, else vocab.json + merges.txt; the names of the
   // special tokens from tokenizer_config.json, their ids else from generation_config.json and
   // config.json.
-  static StatusOr<std::unique_ptr<const Tokenizer>> Load(const std::string& folder);
+  static StatusOr<std::unique_ptr<const Tokenizer>> Load(const Folder& folder);
+  // Of the folder at an address (storage/folder.h).
+  static StatusOr<std::unique_ptr<const Tokenizer>> Load(const std::string& address);
   // From the text of a tokenizer.json; `where` is for messages. No special tokens are named.
   // kDataLoss for a broken file, kUnimplemented (with the component's name) for one whose parts are
   // not known here. Its "truncation" and "padding" are left to the caller.

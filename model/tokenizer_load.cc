@@ -7,7 +7,6 @@
 #include "model/tokenizer.h"
 #include "model/tokenizer_json.h"
 #include "model/tokenizer_parts.h"
-#include "storage/files.h"
 #include "storage/json.h"
 
 namespace cvxq {
@@ -17,10 +16,11 @@ using nlohmann::json;
 using tokenization::Field;
 
 // null if there is no such file.
-StatusOr<json> ReadOptionalJson(const std::string& path) {
-  auto value = ReadJson(path);
-  if (absl::IsNotFound(value.status())) return json();
-  return value;
+StatusOr<json> ReadOptionalJson(const Folder& folder, const std::string& name) {
+  const auto text = folder.Read(name);
+  if (absl::IsNotFound(text.status())) return json();
+  CVXQ_RETURN_IF_ERROR(text.status());
+  return ParseJson(*text, folder.address() + "/" + name);
 }
 
 // tokenizer_config.json names a token as a string or as {"content": string}.
@@ -40,18 +40,17 @@ void AppendIds(const json& config, const char* name, std::vector<int32_t>* ids) 
 }
 
 // The JSON of vocab.json + merges.txt; kNotFound if they are not there either.
-StatusOr<json> ReadVocabAndMerges(const std::string& folder, const json& tokenizer_config,
+StatusOr<json> ReadVocabAndMerges(const Folder& folder, const json& tokenizer_config,
                                   const json& config) {
-  const std::string vocab_path = folder + "/vocab.json";
-  auto vocab = ReadJson(vocab_path);
-  if (absl::IsNotFound(vocab.status())) {
+  const std::string vocab_path = folder.address() + "/vocab.json";
+  CVXQ_ASSIGN_OR_RETURN(json vocab, ReadOptionalJson(folder, "vocab.json"));
+  if (vocab.is_null()) {
     return absl::NotFoundError(
-        absl::StrCat(folder,
+        absl::StrCat(folder.address(),
                      ": neither tokenizer.json nor vocab.json with merges.txt is there; "
                      "save the model's tokenizer into the folder"));
   }
-  CVXQ_RETURN_IF_ERROR(vocab.status());
-  CVXQ_ASSIGN_OR_RETURN(const std::string merges, ReadFile(folder + "/merges.txt"));
+  CVXQ_ASSIGN_OR_RETURN(const std::string merges, folder.Read("merges.txt"));
 
   json names = tokenizer_config.is_object() ? tokenizer_config : json::object();
   const json* type = Field(config, "model_type");
@@ -59,8 +58,8 @@ StatusOr<json> ReadVocabAndMerges(const std::string& folder, const json& tokeniz
   if (is_opt && TokenName(names, "bos_token").empty()) names["bos_token"] = "</s>";
   CVXQ_ASSIGN_OR_RETURN(const bool prepends_bos,
                         tokenization::BoolField(names, "add_bos_token", /*fallback=*/is_opt,
-                                                folder + "/tokenizer_config.json"));
-  return tokenization::JsonFromVocabAndMerges(*std::move(vocab), merges, names, prepends_bos,
+                                                folder.address() + "/tokenizer_config.json"));
+  return tokenization::JsonFromVocabAndMerges(std::move(vocab), merges, names, prepends_bos,
                                               vocab_path);
 }
 
@@ -73,15 +72,19 @@ StatusOr<std::unique_ptr<const Tokenizer>> Tokenizer::Parse(std::string_view tex
   return tokenization::MakeTokenizer(std::move(parts), {});
 }
 
-StatusOr<std::unique_ptr<const Tokenizer>> Tokenizer::Load(const std::string& folder) {
-  CVXQ_ASSIGN_OR_RETURN(const json names, ReadOptionalJson(folder + "/tokenizer_config.json"));
-  CVXQ_ASSIGN_OR_RETURN(const json generation,
-                        ReadOptionalJson(folder + "/generation_config.json"));
-  CVXQ_ASSIGN_OR_RETURN(const json config, ReadOptionalJson(folder + "/config.json"));
-  std::string where = folder + "/tokenizer.json";
-  CVXQ_ASSIGN_OR_RETURN(json root, ReadOptionalJson(where));
+StatusOr<std::unique_ptr<const Tokenizer>> Tokenizer::Load(const std::string& address) {
+  CVXQ_ASSIGN_OR_RETURN(const std::shared_ptr<const Folder> folder, Folder::Open(address));
+  return Load(*folder);
+}
+
+StatusOr<std::unique_ptr<const Tokenizer>> Tokenizer::Load(const Folder& folder) {
+  CVXQ_ASSIGN_OR_RETURN(const json names, ReadOptionalJson(folder, "tokenizer_config.json"));
+  CVXQ_ASSIGN_OR_RETURN(const json generation, ReadOptionalJson(folder, "generation_config.json"));
+  CVXQ_ASSIGN_OR_RETURN(const json config, ReadOptionalJson(folder, "config.json"));
+  std::string where = folder.address() + "/tokenizer.json";
+  CVXQ_ASSIGN_OR_RETURN(json root, ReadOptionalJson(folder, "tokenizer.json"));
   if (root.is_null()) {
-    where = folder + "/vocab.json";
+    where = folder.address() + "/vocab.json";
     CVXQ_ASSIGN_OR_RETURN(root, ReadVocabAndMerges(folder, names, config));
   }
   CVXQ_ASSIGN_OR_RETURN(auto parts, tokenization::ReadParts(root, where));

@@ -52,26 +52,24 @@ Status Broken(const std::string& name, const std::string& text) {
 }
 
 // A tensor's name, shape and type are right.
-StatusOr<HostTensor> FindTensor(const WeightSource& source, const std::string& name,
-                                const Shape& shape) {
-  const HostTensor host = source.Dense(name);
-  if (host.data == nullptr) return Broken(name, "is missing from the checkpoint");
-  if (!IsFloat(host.dtype)) {
+Status CheckTensor(const WeightSource& source, const std::string& name, const Shape& shape) {
+  const std::optional<TensorInfo> info = source.Describe(name);
+  if (!info) return Broken(name, "is missing from the checkpoint");
+  if (!IsFloat(info->dtype)) {
     return absl::UnimplementedError(absl::StrCat("tensor ", name, " has type ",
-                                                 std::string(Name(host.dtype)),
+                                                 std::string(Name(info->dtype)),
                                                  "; only F32, F16 and BF16 are supported"));
   }
-  if (host.shape != shape) {
-    return Broken(name, absl::StrCat("has shape ", host.shape.ToString(),
+  if (info->shape != shape) {
+    return Broken(name, absl::StrCat("has shape ", info->shape.ToString(),
                                      ", but the config asks for ", shape.ToString()));
   }
-  CVXQ_RETURN_IF_ERROR(source.Verify(name));
-  return host;
+  return absl::OkStatus();
 }
 
 bool HasBias(const WeightSource& source, const ArchSpec& spec, const std::string& name,
              LinearId id) {
-  return spec.bias[static_cast<int>(id)] || source.Dense(name + ".bias").data != nullptr;
+  return spec.bias[static_cast<int>(id)] || source.Describe(name + ".bias").has_value();
 }
 
 // Hands a quantised matrix to the backend; adds the bytes that it takes.
@@ -123,9 +121,13 @@ StatusOr<LinearWeight> LoadLinear(const WeightSource& source, const ArchSpec& sp
 
 }  // namespace
 
-HostTensor DenseWeights::Dense(const std::string& name) const {
-  const HostTensor* found = checkpoint_->Find(name);
-  return found != nullptr ? *found : HostTensor{};
+std::optional<TensorInfo> DenseWeights::Describe(const std::string& name) const {
+  const TensorInfo* found = checkpoint_->Find(name);
+  return found != nullptr ? std::optional(*found) : std::nullopt;
+}
+
+StatusOr<HostTensor> DenseWeights::Dense(const std::string& name) const {
+  return checkpoint_->Get(name);
 }
 
 StatusOr<std::shared_ptr<const LinearCodes>> DenseWeights::Packed(const std::string&) const {
@@ -139,8 +141,8 @@ void DenseWeights::Release(const std::string& name) const { checkpoint_->Release
 void AdaptNames(const WeightSource& source, ArchSpec& spec) {
   const std::string prefix = "model.";
   const std::string embedding = spec.names.embedding + ".weight";
-  if (embedding.rfind(prefix, 0) != 0 || source.Dense(embedding).data != nullptr ||
-      source.Dense(embedding.substr(prefix.size())).data == nullptr) {
+  if (embedding.rfind(prefix, 0) != 0 || source.Describe(embedding).has_value() ||
+      !source.Describe(embedding.substr(prefix.size())).has_value()) {
     return;
   }
   ArchSpec::Names& names = spec.names;
@@ -156,7 +158,9 @@ void AdaptNames(const WeightSource& source, ArchSpec& spec) {
 
 StatusOr<Tensor> LoadTensor(const WeightSource& source, const std::string& name, const Shape& shape,
                             std::optional<DType> dtype, Backend& backend) {
-  CVXQ_ASSIGN_OR_RETURN(const HostTensor host, FindTensor(source, name, shape));
+  CVXQ_RETURN_IF_ERROR(CheckTensor(source, name, shape));
+  CVXQ_ASSIGN_OR_RETURN(const HostTensor host, source.Dense(name));
+  CVXQ_RETURN_IF_ERROR(source.Verify(name));
   if (!AllFinite(host)) return Broken(name, "holds a value that is not finite (NaN or Inf)");
   Tensor stored = backend.Import(host);
   if (host.dtype == dtype.value_or(host.dtype)) return stored;
@@ -204,19 +208,19 @@ Status CheckBlock(const WeightSource& source, const ArchSpec& spec, int64_t inde
     const std::string name = spec.LinearName(index, id);
     const int64_t M = spec.rows(id), N = spec.columns(id);
     if (!source.IsPacked(name)) {
-      CVXQ_RETURN_IF_ERROR(FindTensor(source, name + ".weight", {M, N}).status());
+      CVXQ_RETURN_IF_ERROR(CheckTensor(source, name + ".weight", {M, N}));
     }
     if (HasBias(source, spec, name, id)) {
-      CVXQ_RETURN_IF_ERROR(FindTensor(source, name + ".bias", {M}).status());
+      CVXQ_RETURN_IF_ERROR(CheckTensor(source, name + ".bias", {M}));
     }
   }
   for (const NormPlace& norm : BlockNorms(spec)) {
     const std::string name = BlockName(norm.name, index);
     if (norm.weight) {
-      CVXQ_RETURN_IF_ERROR(FindTensor(source, name + ".weight", norm.shape).status());
+      CVXQ_RETURN_IF_ERROR(CheckTensor(source, name + ".weight", norm.shape));
     }
     if (norm.bias) {
-      CVXQ_RETURN_IF_ERROR(FindTensor(source, name + ".bias", norm.shape).status());
+      CVXQ_RETURN_IF_ERROR(CheckTensor(source, name + ".bias", norm.shape));
     }
   }
   return absl::OkStatus();

@@ -21,9 +21,12 @@ namespace cvxq {
 class WeightSource {
  public:
   virtual ~WeightSource() = default;
-  // A dense tensor (norms, biases, embeddings, linears that are not packed); data == nullptr if
-  // there is none of that name.
-  virtual HostTensor Dense(const std::string& name) const = 0;
+  // Type and shape of a dense tensor (norms, biases, embeddings, linears that are not packed),
+  // without reading it; nullopt if there is none of that name.
+  virtual std::optional<TensorInfo> Describe(const std::string& name) const = 0;
+  // The tensor with its data, which stay as long as the result's `hold`, or, where that is empty,
+  // as long as the source. An error names it.
+  virtual StatusOr<HostTensor> Dense(const std::string& name) const = 0;
   // Whether a dense tensor's bytes are those that were written, where that can be told; kDataLoss
   // names it.
   virtual Status Verify(const std::string&) const { return absl::OkStatus(); }
@@ -40,7 +43,8 @@ class DenseWeights : public WeightSource {
  public:
   explicit DenseWeights(std::shared_ptr<const Checkpoint> checkpoint)
       : checkpoint_(std::move(checkpoint)) {}
-  HostTensor Dense(const std::string& name) const override;
+  std::optional<TensorInfo> Describe(const std::string& name) const override;
+  StatusOr<HostTensor> Dense(const std::string& name) const override;
   bool IsPacked(const std::string& linear) const override;
   StatusOr<std::shared_ptr<const LinearCodes>> Packed(const std::string& linear) const override;
   void Release(const std::string& name) const override;

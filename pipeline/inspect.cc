@@ -76,7 +76,7 @@ int64_t PackedBytes(const ModelFiles& files) {
   }
   std::vector<TensorEntry> all, rest;
   for (const std::string& name : files.checkpoint->names()) {
-    const HostTensor& tensor = *files.checkpoint->Find(name);
+    const TensorInfo& tensor = *files.checkpoint->Find(name);
     all.push_back({name, tensor.dtype, tensor.shape});
     if (!IsQuantizedTensor(name) && !new_biases.contains(name)) rest.push_back(all.back());
   }
@@ -200,7 +200,7 @@ StatusOr<InspectReport> Inspect(const std::string& model) {
   std::map<std::string, int64_t> dtypes;
   int64_t code_bytes = 0, model_bytes = 0;
   for (const std::string& name : files.checkpoint->names()) {
-    const HostTensor& tensor = *files.checkpoint->Find(name);
+    const TensorInfo& tensor = *files.checkpoint->Find(name);
     if (files.packed && IsQuantizedTensor(name)) continue;
     dtypes[std::string(Name(tensor.dtype))] += tensor.bytes();
   }
@@ -221,10 +221,11 @@ StatusOr<InspectReport> Inspect(const std::string& model) {
     if (bytes > most) report.dtype = dtype;
     most = std::max(most, bytes);
   }
-  for (const auto& entry : std::filesystem::directory_iterator(model)) {
-    if (!entry.is_regular_file()) continue;
-    report.file_bytes += static_cast<int64_t>(entry.file_size());
-    if (entry.path().extension() == ".safetensors") model_bytes += entry.file_size();
+  CVXQ_ASSIGN_OR_RETURN(const std::vector<Folder::File> listed, files.checkpoint->files().List());
+  CVXQ_ASSIGN_OR_RETURN(report.revision, files.checkpoint->files().Revision());
+  for (const Folder::File& file : listed) {
+    report.file_bytes += file.size;
+    if (file.name.ends_with(".safetensors")) model_bytes += file.size;
   }
   report.file_bits =
       8.0 * static_cast<double>(model_bytes) / static_cast<double>(report.parameters);
@@ -246,6 +247,7 @@ nlohmann::ordered_json InspectReport::ToJson() const {
       {"vocabulary", vocabulary}, {"max_positions", max_positions},
       {"parameters", parameters}, {"quantized_parameters", quantized_parameters},
       {"file_bytes", file_bytes}, {"file_bits", file_bits}};
+  if (!revision.empty()) json["revision"] = revision;
   if (!packed) return json;
   json["bits_per_weight"] = bits_per_weight;
   json["nominal_bits_per_weight"] = nominal_bits_per_weight;
@@ -277,6 +279,7 @@ std::string InspectReport::ToText() const {
       "  %s parameters, %s of them in the linears of blocks\n  %s on disk, %.3f bits a parameter\n",
       model, family, layers, hidden, heads, kv_heads, Grouped(vocabulary), Grouped(max_positions),
       Grouped(parameters), Grouped(quantized_parameters), FormatBytes(file_bytes), file_bits);
+  if (!revision.empty()) absl::StrAppend(&text, "  revision ", revision, "\n");
   if (!packed) return text + absl::StrFormat("  not quantised, %s\n", dtype);
   const auto found = quantization_config.find("codec");
   const std::string codec = found != quantization_config.end() && found->is_string()

@@ -28,6 +28,7 @@ struct InspectLinear {
 
 struct InspectReport {
   std::string model, family, dtype;  // dtype of the dense tensors (the commonest)
+  std::string revision;              // as Folder::Revision
   bool packed = false;
   nlohmann::json quantization_config;
   int64_t layers = 0, hidden = 0, heads = 0, kv_heads = 0, vocabulary = 0, max_positions = 0;

@@ -10,6 +10,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "base/failpoint.h"
+#include "storage/folder.h"
 #include "storage/s3/sigv4.h"
 
 namespace cvxq {
@@ -238,6 +239,10 @@ StatusOr<std::vector<ObjectInfo>> JobState::AllStates() {
   return objects;
 }
 
+std::string StateAddress(const std::string& output) {
+  return output + (IsBucketAddress(output) ? "/resume" : ".resume");
+}
+
 Status RemoveJobStates(const std::string& address) {
   CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<JobState> state, JobState::Open(address, ""));
   return state->Remove();
@@ -260,7 +265,7 @@ Status JobState::Remove() {
       CVXQ_RETURN_IF_ERROR(objects_->Delete(object.key));
     }
   }
-  if (absl::StrContains(address_, "://")) return absl::OkStatus();
+  if (IsBucketAddress(address_)) return absl::OkStatus();
   // What killed processes have left unfinished in our own folders; then the folder, if it is empty.
   std::error_code ignored;
   for (const auto& entry : std::filesystem::directory_iterator(address_, ignored)) {

@@ -54,8 +54,9 @@ StatusOr<std::vector<float>> CorrectedBias(const Checkpoint& checkpoint, const L
                                            const std::vector<float>& decoded,
                                            const std::vector<float>& mean_input) {
   std::vector<float> bias(plan.rows, 0.0f);
-  if (const HostTensor* old = checkpoint.Find(plan.name + ".bias"); old != nullptr) {
-    CVXQ_ASSIGN_OR_RETURN(bias, ToFloats(*old));
+  if (const std::string name = plan.name + ".bias"; checkpoint.Find(name) != nullptr) {
+    CVXQ_ASSIGN_OR_RETURN(const HostTensor old, checkpoint.Get(name));
+    CVXQ_ASSIGN_OR_RETURN(bias, ToFloats(old));
   }
   for (int64_t r = 0; r < plan.rows; ++r) {
     double shift = 0;

@@ -26,10 +26,12 @@ int64_t ModelFiles::parameters() const {
   return sum;
 }
 
-StatusOr<ModelFiles> OpenModel(const std::string& folder, int threads) {
+StatusOr<ModelFiles> OpenModel(const std::string& address, int threads,
+                               const std::string& scratch) {
   ModelFiles files;
-  files.folder = folder;
-  CVXQ_ASSIGN_OR_RETURN(files.checkpoint, Checkpoint::Open(folder));
+  CVXQ_ASSIGN_OR_RETURN(std::shared_ptr<const Folder> opened, Folder::Open(address, scratch));
+  CVXQ_ASSIGN_OR_RETURN(files.checkpoint, Checkpoint::Open(std::move(opened)));
+  const std::string& folder = files.folder = files.checkpoint->folder();
   nlohmann::json config = files.checkpoint->config();
   PackedWeights* packed = nullptr;
   const auto quantization = config.find("quantization_config");

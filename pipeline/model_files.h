@@ -1,4 +1,4 @@
-// Opening a model folder, dense or quantised, as everything later wants it.
+// Opening a model, dense or quantised, a folder here or in a bucket, as everything later wants it.
 #ifndef CVXQ_PIPELINE_MODEL_FILES_H_
 #define CVXQ_PIPELINE_MODEL_FILES_H_
 
@@ -16,7 +16,7 @@ namespace cvxq {
 inline constexpr int kPackedFormatVersion = 1;
 
 struct ModelFiles {
-  std::string folder;
+  std::string folder;  // its address
   std::shared_ptr<const Checkpoint> checkpoint;
   ArchSpec spec;
   std::unique_ptr<WeightSource> weights;
@@ -25,9 +25,11 @@ struct ModelFiles {
   int64_t parameters() const;  // of all tensors; quantised matrices count their weights
 };
 
-// `threads` decode the linears that are read later (0: all that this process may use). kNotFound,
-// kDataLoss, kUnimplemented, each with the path.
-StatusOr<ModelFiles> OpenModel(const std::string& folder, int threads = 0);
+// `address` and `scratch` are those of Folder::Open; `threads` decode the linears that are read
+// later (0: all that this process may use). kNotFound, kDataLoss, kUnimplemented, each with the
+// path; errors of the store.
+StatusOr<ModelFiles> OpenModel(const std::string& address, int threads = 0,
+                               const std::string& scratch = "");
 
 }  // namespace cvxq
 

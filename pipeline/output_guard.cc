@@ -5,6 +5,7 @@
 
 #include "nlohmann/json.hpp"
 #include "storage/files.h"
+#include "storage/folder.h"
 
 namespace cvxq {
 namespace {
@@ -23,9 +24,20 @@ bool IsPackedModel(const std::string& folder) {
   return method != quantization->end() && *method == "cvxq";
 }
 
+// Outputs in buckets replace nothing; within a model, or around one, they would confuse it.
+Status CheckBucketOutput(const std::string& model, const std::string& output) {
+  const std::string inner = output + "/", outer = model + "/";
+  if (!inner.starts_with(outer) && !outer.starts_with(inner)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "the output ", output, " lies at, in or around the model ", model, "; choose another name"));
+}
+
 }  // namespace
 
 Status CheckOutput(const std::string& model, const std::string& output, bool overwrite) {
+  if (IsBucketAddress(model) || IsBucketAddress(output)) {
+    return CheckBucketOutput(model, output);
+  }
   std::error_code error;
   const fs::path model_path = fs::canonical(model, error);
   if (error) return absl::OkStatus();  // there is no model to lose

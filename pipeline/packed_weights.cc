@@ -104,10 +104,12 @@ Status PackedWeights::ReadTables() {
 }
 
 Status PackedWeights::Verify(const std::string& name) const {
-  const HostTensor* tensor = checkpoint_->Find(name);
   const auto expected = checkpoint_->metadata().find(ChecksumKey(name));
-  if (tensor == nullptr || expected == checkpoint_->metadata().end()) return absl::OkStatus();
-  if (ChecksumValue({tensor->data, static_cast<size_t>(tensor->bytes())}) == expected->second) {
+  if (checkpoint_->Find(name) == nullptr || expected == checkpoint_->metadata().end()) {
+    return absl::OkStatus();
+  }
+  CVXQ_ASSIGN_OR_RETURN(const HostTensor tensor, checkpoint_->Get(name));
+  if (ChecksumValue({tensor.data, static_cast<size_t>(tensor.bytes())}) == expected->second) {
     return absl::OkStatus();
   }
   return absl::DataLossError(absl::StrCat(checkpoint_->folder(), ": ", name,
@@ -132,15 +134,16 @@ Status PackedWeights::Expect(const ArchSpec& spec) {
       const std::string first = CodedName(linear);
       for (std::string_view suffix : kFormSuffixes) {
         const std::string name = linear + std::string(suffix);
-        const HostTensor* tensor = checkpoint_->Find(name);
-        if (tensor == nullptr) continue;
+        if (checkpoint_->Find(name) == nullptr) continue;
         if (name != first) {
           return absl::DataLossError(absl::StrCat(checkpoint_->folder(), ": there are both ", first,
                                                   " and ", name, "; get the file again"));
         }
-        if (suffix == kScaledSuffix || StoredShape(*tensor) == expected) continue;
+        if (suffix == kScaledSuffix) continue;
+        CVXQ_ASSIGN_OR_RETURN(const HostTensor tensor, checkpoint_->Get(name));
+        if (StoredShape(tensor) == expected) continue;
         return absl::DataLossError(absl::StrCat(
-            checkpoint_->folder(), ": ", name, " is a matrix ", StoredShape(*tensor).ToString(),
+            checkpoint_->folder(), ": ", name, " is a matrix ", StoredShape(tensor).ToString(),
             ", config.json asks for ", expected.ToString(), "; get the file again"));
       }
     }
@@ -148,9 +151,13 @@ Status PackedWeights::Expect(const ArchSpec& spec) {
   return absl::OkStatus();
 }
 
-HostTensor PackedWeights::Dense(const std::string& name) const {
-  const HostTensor* tensor = checkpoint_->Find(name);
-  return tensor == nullptr ? HostTensor{} : *tensor;
+std::optional<TensorInfo> PackedWeights::Describe(const std::string& name) const {
+  const TensorInfo* found = checkpoint_->Find(name);
+  return found != nullptr ? std::optional(*found) : std::nullopt;
+}
+
+StatusOr<HostTensor> PackedWeights::Dense(const std::string& name) const {
+  return checkpoint_->Get(name);
 }
 
 std::string PackedWeights::CodedName(const std::string& linear) const {
@@ -185,7 +192,8 @@ StatusOr<std::shared_ptr<const LinearCodes>> PackedWeights::Packed(
   if (shape == shapes_.end()) {
     return About(*checkpoint_, name, absl::InternalError("it is no linear of the model"));
   }
-  StatusOr<LinearCodes> codes = Parse(*checkpoint_->Find(name), *FormOf(name), shape->second);
+  CVXQ_ASSIGN_OR_RETURN(const HostTensor tensor, checkpoint_->Get(name));
+  StatusOr<LinearCodes> codes = Parse(tensor, *FormOf(name), shape->second);
   if (!codes.ok()) return About(*checkpoint_, name, codes.status());
   checkpoint_->Release(name);  // until it is parsed again
   return std::make_shared<const LinearCodes>(*std::move(codes));

@@ -50,7 +50,8 @@ class PackedWeights : public WeightSource {
   // two forms.
   Status Expect(const ArchSpec& spec);
 
-  HostTensor Dense(const std::string& name) const override;
+  std::optional<TensorInfo> Describe(const std::string& name) const override;
+  StatusOr<HostTensor> Dense(const std::string& name) const override;
   // Against the checksum in the file's metadata, each time it is called.
   Status Verify(const std::string& name) const override;
   bool IsPacked(const std::string& linear) const override;

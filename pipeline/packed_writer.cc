@@ -1,6 +1,6 @@
 #include "pipeline/packed_writer.h"
 
-#include <filesystem>
+#include <algorithm>
 #include <set>
 
 #include "pipeline/model_files.h"
@@ -10,7 +10,7 @@ namespace cvxq {
 namespace {
 
 constexpr std::string_view kWeightsFile = "model.safetensors";
-constexpr std::array kCopiedFiles = {
+constexpr std::array<std::string_view, 9> kCopiedFiles = {
     "tokenizer.json",     "tokenizer_config.json",   "tokenizer.model",   "vocab.json",
     "merges.txt",         "special_tokens_map.json", "added_tokens.json", "generation_config.json",
     "chat_template.jinja"};
@@ -37,23 +37,26 @@ SharedTensor TablesTensor(const std::vector<TableSet>& families) {
   return shared;
 }
 
-PackedWriter::PackedWriter(const Checkpoint& checkpoint, nlohmann::json config,
-                           const std::vector<LinearPlan>& plans)
-    : checkpoint_(checkpoint), config_(config.dump(2) + "\n"), plans_(plans) {
+StatusOr<std::unique_ptr<PackedWriter>> PackedWriter::Make(const Checkpoint& checkpoint,
+                                                           const nlohmann::json& config,
+                                                           const std::vector<LinearPlan>& plans) {
+  std::unique_ptr<PackedWriter> writer(new PackedWriter(checkpoint, config, plans));
   std::set<std::string> replaced;
   for (const LinearPlan& plan : plans) replaced.insert(plan.name + ".weight");
   for (const std::string& name : checkpoint.names()) {
     if (replaced.contains(name)) continue;
-    dense_.push_back(name);
-    const HostTensor* tensor = checkpoint.Find(name);
-    checksums_[name] = ChecksumValue({tensor->data, static_cast<size_t>(tensor->bytes())});
+    writer->dense_.push_back(name);
+    CVXQ_ASSIGN_OR_RETURN(const HostTensor tensor, checkpoint.Get(name));
+    writer->checksums_[name] = ChecksumValue({tensor.data, static_cast<size_t>(tensor.bytes())});
     checkpoint.Release(name);
   }
-  for (const char* name : kCopiedFiles) {
-    if (std::filesystem::is_regular_file(checkpoint.folder() + "/" + name)) {
-      other_files_.push_back(name);
+  CVXQ_ASSIGN_OR_RETURN(const std::vector<Folder::File> files, checkpoint.files().List());
+  for (const Folder::File& file : files) {
+    if (std::find(kCopiedFiles.begin(), kCopiedFiles.end(), file.name) != kCopiedFiles.end()) {
+      writer->other_files_[file.name] = file.size;
     }
   }
+  return writer;
 }
 
 void PackedWriter::Replace(const TensorEntry& entry, const std::vector<float>& values) {
@@ -86,7 +89,7 @@ std::vector<TensorEntry> PackedWriter::Entries(bool with_packed) const {
       entries.push_back(found->second.entry);
       continue;
     }
-    const HostTensor* tensor = checkpoint_.Find(name);
+    const TensorInfo* tensor = checkpoint_.Find(name);
     entries.push_back({name, tensor->dtype, tensor->shape});
   }
   return entries;
@@ -117,9 +120,7 @@ int64_t PackedWriter::FileBytes(bool with_packed) const {
 
 int64_t PackedWriter::OutputBytes() const {
   int64_t bytes = FileBytes(true) + static_cast<int64_t>(config_.size());
-  for (const std::string& name : other_files_) {
-    bytes += static_cast<int64_t>(std::filesystem::file_size(checkpoint_.folder() + "/" + name));
-  }
+  for (const auto& [name, size] : other_files_) bytes += size;
   return bytes;
 }
 
@@ -145,14 +146,14 @@ Status PackedWriter::Write(const std::string& folder) const {
       CVXQ_RETURN_IF_ERROR(writer->Append(Bytes(found->second.bytes)));
       continue;
     }
-    const HostTensor* tensor = checkpoint_.Find(name);
-    CVXQ_RETURN_IF_ERROR(writer->Append({tensor->data, static_cast<size_t>(tensor->bytes())}));
+    CVXQ_ASSIGN_OR_RETURN(const HostTensor tensor, checkpoint_.Get(name));
+    CVXQ_RETURN_IF_ERROR(writer->Append({tensor.data, static_cast<size_t>(tensor.bytes())}));
     checkpoint_.Release(name);
   }
   CVXQ_RETURN_IF_ERROR(writer->Finish());
   CVXQ_RETURN_IF_ERROR(WriteFile(folder + "/config.json", config_));
-  for (const std::string& name : other_files_) {
-    CVXQ_ASSIGN_OR_RETURN(const std::string contents, ReadFile(checkpoint_.folder() + "/" + name));
+  for (const auto& [name, size] : other_files_) {
+    CVXQ_ASSIGN_OR_RETURN(const std::string contents, checkpoint_.files().Read(name));
     CVXQ_RETURN_IF_ERROR(WriteFile(folder + "/" + name, contents));
   }
   return absl::OkStatus();

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -29,9 +30,10 @@ SharedTensor TablesTensor(const std::vector<TableSet>& families);
 
 class PackedWriter {
  public:
-  // `config` is the checkpoint's with quantization_config added.
-  PackedWriter(const Checkpoint& checkpoint, nlohmann::json config,
-               const std::vector<LinearPlan>& plans);
+  // `config` is the checkpoint's with quantization_config added. Reads the tensors that stay.
+  static StatusOr<std::unique_ptr<PackedWriter>> Make(const Checkpoint& checkpoint,
+                                                      const nlohmann::json& config,
+                                                      const std::vector<LinearPlan>& plans);
 
   // Replaces the shared tensors.
   void Share(std::vector<SharedTensor> shared) { shared_ = std::move(shared); }
@@ -50,6 +52,9 @@ class PackedWriter {
   Status Write(const std::string& folder) const;
 
  private:
+  PackedWriter(const Checkpoint& checkpoint, const nlohmann::json& config,
+               const std::vector<LinearPlan>& plans)
+      : checkpoint_(checkpoint), config_(config.dump(2) + "\n"), plans_(plans) {}
   std::vector<TensorEntry> Entries(bool with_packed) const;
   std::map<std::string, std::string> Metadata(bool with_packed) const;
   int64_t FileBytes(bool with_packed) const;
@@ -61,7 +66,7 @@ class PackedWriter {
   std::vector<std::string> dense_;                // names of the tensors that are copied
   std::map<std::string, std::string> checksums_;  // theirs
   std::map<std::string, SharedTensor> replaced_;  // those of them that have other values
-  std::vector<std::string> other_files_;          // of the checkpoint's folder that are copied
+  std::map<std::string, int64_t> other_files_;    // of its folder that are copied: sizes
 };
 
 }  // namespace cvxq

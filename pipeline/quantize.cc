@@ -18,6 +18,7 @@
 #include "pipeline/local_stages.h"
 #include "pipeline/model_coder.h"
 #include "pipeline/model_files.h"
+#include "pipeline/output.h"
 #include "pipeline/output_guard.h"
 #include "pipeline/packed_writer.h"
 #include "pipeline/quantized_overlay.h"
@@ -120,13 +121,13 @@ class Quantizer {
       return absl::InvalidArgumentError(absl::StrCat(
           options_.model, ": the model is already packed; quantise from the original checkpoint"));
     }
-    CVXQ_ASSIGN_OR_RETURN(tokenizer_, Tokenizer::Load(options_.model));
+    CVXQ_ASSIGN_OR_RETURN(tokenizer_, Tokenizer::Load(files_.checkpoint->files()));
     CVXQ_RETURN_IF_ERROR(CheckOutput(options_.model, options_.output, options_.overwrite));
-    CVXQ_ASSIGN_OR_RETURN(output_, OutputFolder::Create(options_.output, options_.overwrite));
+    CVXQ_ASSIGN_OR_RETURN(output_, Output::Create(options_.output, options_.overwrite));
     backend_ = MakeCpuBackend(pool_.threads());
     const int64_t model_bytes = files_.checkpoint->total_bytes();
     memory_ = options_.memory.value_or(std::max(kSmallModel, model_bytes / 10));
-    store_ = std::make_unique<SpillStore>(output_->path(), memory_ / 2);
+    store_ = std::make_unique<SpillStore>(output_->folder(), memory_ / 2);
     plans_ = MakePlans(files_.spec);
     output_block_ = OutputBlockRows(files_.spec, memory_ / 2, options_.group_rows.value_or(64));
     watch_.Lap("open");
@@ -182,9 +183,10 @@ class Quantizer {
       CVXQ_ASSIGN_OR_RETURN(const std::string identity, Identity());
       CVXQ_ASSIGN_OR_RETURN(state_, JobState::Open(options_.state, identity));
     }
-    const StageJob job{options_,        files_,         calibration_,         needs_,
-                       feedback_,       GradientsOf(0), output_block_,        ModelMemory().compute,
-                       output_->path(), state_.get(),   options_.save_seconds};
+    const StageJob job{
+        options_,          files_,         calibration_,         needs_,
+        feedback_,         GradientsOf(0), output_block_,        ModelMemory().compute,
+        output_->folder(), state_.get(),   options_.save_seconds};
     std::unique_ptr<Stages> stages;
     if (options_.make_stages) {
       CVXQ_ASSIGN_OR_RETURN(stages, options_.make_stages(job));
@@ -216,7 +218,8 @@ class Quantizer {
     if (iteration > 0) {
       weights = &overlay.emplace(*files_.weights, plans_, *coder_);
     } else {
-      writer_ = std::make_unique<PackedWriter>(*files_.checkpoint, PackedConfig(), plans_);
+      CVXQ_ASSIGN_OR_RETURN(writer_,
+                            PackedWriter::Make(*files_.checkpoint, PackedConfig(), plans_));
       if (Staged()) CVXQ_RETURN_IF_ERROR(BeginSteps());
       context_.emplace(CodingContext{{options_, *files_.checkpoint, files_.spec, gradients_,
                                       inputs_, outputs_, *store_, pool_, plans_},
@@ -381,7 +384,7 @@ class Quantizer {
 
   StatusOr<QuantizeReport> Publish() {
     Failpoint("output-before-write");
-    CVXQ_RETURN_IF_ERROR(writer_->Write(output_->path()));
+    CVXQ_RETURN_IF_ERROR(writer_->Write(output_->folder()));
     Failpoint("output-written");
 
     QuantizeReport report;
@@ -396,7 +399,7 @@ class Quantizer {
     report.bits_per_weight = 8.0 * writer_->PackedBytes() / weights;
     report.file_bytes = writer_->OutputBytes();
     int64_t model_bytes = 0, code_bytes = 0;
-    for (const auto& entry : std::filesystem::directory_iterator(output_->path())) {
+    for (const auto& entry : std::filesystem::directory_iterator(output_->folder())) {
       const std::string name = entry.path().filename();
       if (name.ends_with(".safetensors")) model_bytes += entry.file_size();
       CVXQ_ASSIGN_OR_RETURN(report.sha256[name], FileSha256(entry.path()));
@@ -418,6 +421,14 @@ class Quantizer {
     report.peak_memory_bytes = PeakResidentBytes();
     watch_.Lap("write");
     report.seconds = watch_.Finish();
+    CVXQ_RETURN_IF_ERROR(
+        output_->Upload({{"bits_per_weight", report.bits_per_weight},
+                         {"nominal_bits_per_weight", report.nominal_bits_per_weight},
+                         {"file_bytes", report.file_bytes},
+                         {"parameters", report.parameters},
+                         {"quantized_parameters", report.quantized_parameters},
+                         {"codec", report.codec},
+                         {"numerics_class", report.numerics_class}}));
     if (options_.before_publish) CVXQ_RETURN_IF_ERROR(options_.before_publish(report));
     CVXQ_RETURN_IF_ERROR(CheckInterrupted());
     Failpoint("output-before-publish");
@@ -449,7 +460,7 @@ class Quantizer {
   int64_t memory_ = 0;
   ModelFiles files_;
   std::unique_ptr<const Tokenizer> tokenizer_;
-  std::unique_ptr<OutputFolder> output_;
+  std::unique_ptr<Output> output_;
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<SpillStore> store_;
   CalibrationSet calibration_;

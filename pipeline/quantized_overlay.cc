@@ -4,7 +4,7 @@ namespace cvxq {
 namespace {
 
 HostTensor Floats(const std::vector<float>& values, Shape shape) {
-  return {DType::kF32, std::move(shape), reinterpret_cast<const std::byte*>(values.data())};
+  return {{DType::kF32, std::move(shape)}, reinterpret_cast<const std::byte*>(values.data())};
 }
 
 }  // namespace
@@ -18,7 +18,16 @@ QuantizedOverlay::QuantizedOverlay(const WeightSource& original,
   }
 }
 
-HostTensor QuantizedOverlay::Dense(const std::string& name) const {
+std::optional<TensorInfo> QuantizedOverlay::Describe(const std::string& name) const {
+  if (const auto bias = biases_.find(name); bias != biases_.end()) {
+    return TensorInfo{DType::kF32, {bias->second->rows}};
+  }
+  const auto weight = weights_.find(name);
+  if (weight == weights_.end()) return original_.Describe(name);
+  return TensorInfo{DType::kF32, {weight->second->rows, weight->second->columns}};
+}
+
+StatusOr<HostTensor> QuantizedOverlay::Dense(const std::string& name) const {
   if (const auto bias = biases_.find(name); bias != biases_.end()) {
     return Floats(bias->second->bias, {bias->second->rows});
   }
@@ -26,9 +35,7 @@ HostTensor QuantizedOverlay::Dense(const std::string& name) const {
   if (weight == weights_.end()) return original_.Dense(name);
   std::vector<float>& values = decoded_[name];
   if (values.empty()) {
-    StatusOr<std::vector<float>> decoded = coder_.Decoded(*weight->second);
-    if (!decoded.ok()) return HostTensor{};  // the model will miss it
-    values = *std::move(decoded);
+    CVXQ_ASSIGN_OR_RETURN(values, coder_.Decoded(*weight->second));
   }
   return Floats(values, {weight->second->rows, weight->second->columns});
 }

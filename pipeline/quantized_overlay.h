@@ -20,7 +20,8 @@ class QuantizedOverlay : public WeightSource {
   // The plans as `coder` coded them; new biases are laid over as well.
   QuantizedOverlay(const WeightSource& original, const std::vector<LinearPlan>& plans,
                    const ModelCoder& coder);
-  HostTensor Dense(const std::string& name) const override;
+  std::optional<TensorInfo> Describe(const std::string& name) const override;
+  StatusOr<HostTensor> Dense(const std::string& name) const override;
   bool IsPacked(const std::string&) const override { return false; }
   StatusOr<std::shared_ptr<const LinearCodes>> Packed(const std::string&) const override {
     return std::shared_ptr<const LinearCodes>();

@@ -234,7 +234,11 @@ void Stage::KeepWhatIsDone(const std::function<Status()>& save) {
 
 StatusOr<std::unique_ptr<Model>> Stage::LoadModel() {
   return Model::Load(job_.files.spec, *job_.files.weights,
-                     {.compute = job_.compute, .resident_bytes = memory_ / 2}, *backend_);
+                     {.compute = job_.compute,
+                      .resident_bytes = memory_ / 2,
+                      .first = place_.before == nullptr,
+                      .last = place_.after == nullptr},
+                     *backend_);
 }
 
 Status Stage::Gradients(Progress::Phase& progress, WaveCuts* cuts) {

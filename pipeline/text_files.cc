@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cmath>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <utility>
 
@@ -16,6 +17,8 @@
 #include "nlohmann/json.hpp"
 #include "storage/errors.h"
 #include "storage/files.h"
+#include "storage/folder.h"
+#include "storage/object_store.h"
 
 namespace cvxq {
 namespace {
@@ -24,6 +27,7 @@ namespace fs = std::filesystem;
 
 constexpr double kMinWeight = 1e-9, kMaxWeight = 1e9;
 constexpr double kMaxInvalidShare = 0.01;
+constexpr int64_t kLargestTextObject = int64_t{256} << 20;
 
 // nullopt for a suffix that is not known.
 std::optional<TextFileKind> KindOf(const fs::path& path) {
@@ -34,6 +38,12 @@ std::optional<TextFileKind> KindOf(const fs::path& path) {
   }
   if (suffix == ".npy" || suffix == ".safetensors") return TextFileKind::kTokens;
   return std::nullopt;
+}
+
+Status CheckWeight(const std::string& argument, double weight) {
+  if (weight >= kMinWeight && weight <= kMaxWeight) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(argument, ": the weight after the colon must lie between 1e-9 and 1e9"));
 }
 
 bool Exists(const std::string& path) {
@@ -167,7 +177,33 @@ StatusOr<std::vector<std::string>> SplitDocuments(std::string contents, const Te
   return documents;
 }
 
+// An object's place in a bucket: the store of what lies beside it, and its key there.
+struct Place {
+  std::unique_ptr<ObjectStore> store;
+  std::string key;
+};
+StatusOr<Place> OpenPlace(const std::string& address) {
+  const size_t slash = address.rfind('/');
+  Place place;
+  CVXQ_ASSIGN_OR_RETURN(place.store, OpenObjectStore(address.substr(0, slash)));
+  place.key = address.substr(slash + 1);
+  return place;
+}
+
+StatusOr<std::string> ReadWhole(const std::string& path) {
+  if (!IsBucketAddress(path)) return ReadFile(path);
+  CVXQ_ASSIGN_OR_RETURN(const Place place, OpenPlace(path));
+  return place.store->ReadAll(place.key, kLargestTextObject);
+}
+
 StatusOr<std::string> ReadRange(const std::string& path, int64_t begin, int64_t end) {
+  if (IsBucketAddress(path)) {
+    CVXQ_ASSIGN_OR_RETURN(const Place place, OpenPlace(path));
+    std::string bytes(static_cast<size_t>(end - begin), '\0');
+    CVXQ_RETURN_IF_ERROR(
+        place.store->Read(place.key, "", begin, std::as_writable_bytes(std::span(bytes))));
+    return bytes;
+  }
   const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (descriptor < 0) return ErrnoStatus(errno, "cannot read", path);
   std::string bytes(static_cast<size_t>(end - begin), '\0');
@@ -186,9 +222,61 @@ StatusOr<std::string> ReadRange(const std::string& path, int64_t begin, int64_t 
   return bytes;
 }
 
+// The object, or all objects of known kinds below the address.
+StatusOr<std::vector<ObjectInfo>> ObjectsAt(const std::string& address) {
+  const size_t slash = address.rfind('/');
+  const bool has_key = slash > std::string_view("s3://").size() && slash + 1 < address.size();
+  std::vector<ObjectInfo> found;
+  if (has_key) {
+    CVXQ_ASSIGN_OR_RETURN(const Place place, OpenPlace(address));
+    StatusOr<ObjectInfo> info = place.store->Head(place.key);
+    if (!info.ok() && !absl::IsNotFound(info.status())) return info.status();
+    if (info.ok()) {
+      info->key = address;
+      return std::vector<ObjectInfo>{*std::move(info)};
+    }
+  }
+  CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<ObjectStore> store, OpenObjectStore(address));
+  CVXQ_ASSIGN_OR_RETURN(std::vector<ObjectInfo> all, store->List(""));
+  for (ObjectInfo& info : all) {
+    const bool hidden = info.key.starts_with(".") || info.key.find("/.") != std::string::npos;
+    if (hidden || !KindOf(info.key)) continue;
+    info.key = absl::StrCat(store->address(), "/", info.key);
+    found.push_back(std::move(info));
+  }
+  return found;
+}
+
+StatusOr<TextInput> FindInBucket(const std::string& argument) {
+  TextInput input;
+  input.path = argument;
+  const size_t colon = argument.rfind(':');
+  if (double weight; colon > std::string_view("s3").size() &&
+                     absl::SimpleAtod(argument.substr(colon + 1), &weight)) {
+    CVXQ_RETURN_IF_ERROR(CheckWeight(argument, weight));
+    input.path = argument.substr(0, colon);
+    input.weight = weight;
+  }
+  CVXQ_ASSIGN_OR_RETURN(std::vector<ObjectInfo> objects, ObjectsAt(input.path));
+  if (objects.empty()) {
+    return absl::NotFoundError(absl::StrCat(argument, ": no such object, and no text below it"));
+  }
+  for (ObjectInfo& info : objects) {
+    const TextFileKind kind = KindOf(info.key).value_or(TextFileKind::kText);
+    if (kind == TextFileKind::kTokens) {
+      return absl::UnimplementedError(
+          absl::StrCat(info.key, ": token ids are read from local files; copy it to this machine"));
+    }
+    input.files.push_back({std::move(info.key), kind, info.size});
+  }
+  return input;
+}
+
 }  // namespace
 
-StatusOr<TextInput> FindTextInput(const std::string& argument) {
+StatusOr<TextInput> FindTextInput(const std::string& address) {
+  if (IsBucketAddress(address)) return FindInBucket(address);
+  const std::string argument = address.starts_with("file://") ? address.substr(7) : address;
   TextInput input;
   input.path = argument;
   std::vector<std::string> matches;
@@ -197,10 +285,7 @@ StatusOr<TextInput> FindTextInput(const std::string& argument) {
   if (colon != argument.npos && absl::SimpleAtod(argument.substr(colon + 1), &weight)) {
     matches = Match(argument.substr(0, colon));
     if (!matches.empty()) {
-      if (!(weight >= kMinWeight && weight <= kMaxWeight)) {
-        return absl::InvalidArgumentError(
-            absl::StrCat(argument, ": the weight after the colon must lie between 1e-9 and 1e9"));
-      }
+      CVXQ_RETURN_IF_ERROR(CheckWeight(argument, weight));
       input.path = argument.substr(0, colon);
       input.weight = weight;
     }
@@ -227,7 +312,7 @@ StatusOr<TextInput> FindTextInput(const std::string& argument) {
 }
 
 StatusOr<std::vector<std::string>> ReadDocuments(const TextFile& file, const std::string& field) {
-  CVXQ_ASSIGN_OR_RETURN(std::string contents, ReadFile(file.path));
+  CVXQ_ASSIGN_OR_RETURN(std::string contents, ReadWhole(file.path));
   return SplitDocuments(std::move(contents), file, field, 0);
 }
 

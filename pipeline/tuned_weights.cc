@@ -60,8 +60,8 @@ StatusOr<std::unique_ptr<TunedWeights>> TunedWeights::Make(const ArchSpec& spec,
 
 Status TunedWeights::Add(const std::string& name, bool half) {
   if (name.empty()) return absl::OkStatus();
-  const HostTensor tensor = base_.Dense(name);
-  if (tensor.data == nullptr) return absl::OkStatus();
+  if (!base_.Describe(name)) return absl::OkStatus();
+  CVXQ_ASSIGN_OR_RETURN(const HostTensor tensor, base_.Dense(name));
   CVXQ_ASSIGN_OR_RETURN(const std::vector<float> values, ToFloats(tensor));
   const bool fits = std::all_of(values.begin(), values.end(),
                                 [](float value) { return std::abs(value) < kHalfRange; });
@@ -87,12 +87,18 @@ std::vector<float> TunedWeights::Rounded(std::vector<float> values) const {
   return values;
 }
 
-HostTensor TunedWeights::Dense(const std::string& name) const {
+std::optional<TensorInfo> TunedWeights::Describe(const std::string& name) const {
+  const auto found = index_.find(name);
+  if (found == index_.end()) return base_.Describe(name);
+  return TensorInfo{DType::kF32, entries_[found->second].shape};
+}
+
+StatusOr<HostTensor> TunedWeights::Dense(const std::string& name) const {
   const auto found = index_.find(name);
   if (found == index_.end()) return base_.Dense(name);
   const Entry& entry = entries_[found->second];
-  return {DType::kF32, entry.shape,
-          reinterpret_cast<const std::byte*>(values_.data() + entry.offset)};
+  return HostTensor{{DType::kF32, entry.shape},
+                    reinterpret_cast<const std::byte*>(values_.data() + entry.offset)};
 }
 
 }  // namespace cvxq

@@ -45,7 +45,8 @@ class TunedWeights : public WeightSource {
   // `values`, each rounded as its entry is stored.
   std::vector<float> Rounded(std::vector<float> values) const;
 
-  HostTensor Dense(const std::string& name) const override;
+  std::optional<TensorInfo> Describe(const std::string& name) const override;
+  StatusOr<HostTensor> Dense(const std::string& name) const override;
   bool IsPacked(const std::string& linear) const override { return base_.IsPacked(linear); }
   StatusOr<std::shared_ptr<const LinearCodes>> Packed(const std::string& linear) const override {
     return base_.Packed(linear);

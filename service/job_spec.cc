@@ -6,6 +6,7 @@
 #include "base/thread_pool.h"
 #include "service/errors.h"
 #include "service/utf8.h"
+#include "storage/folder.h"
 
 namespace cvxq {
 namespace {
@@ -14,6 +15,10 @@ using v1::QuantizeSpec;
 
 constexpr size_t kLongestUri = 4096;
 constexpr int kMostInputs = 1000;
+
+bool IsRevision(const std::string& text) {
+  return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == std::string::npos;
+}
 
 // Collects what is wrong, by field.
 class Checker {
@@ -154,7 +159,7 @@ Status SetCalibration(const v1::CalibrationSpec& calibration, const StoragePolic
     const auto& input = calibration.inputs(i);
     CVXQ_ASSIGN_OR_RETURN(
         const std::string path,
-        policy.LocalPath(absl::StrCat(kSpec, ".calibration.inputs[", i, "].uri"), input.uri()));
+        policy.Allowed(absl::StrCat(kSpec, ".calibration.inputs[", i, "].uri"), input.uri()));
     // With a weight always, so that none is read out of the path.
     options.inputs.push_back(absl::StrCat(path, ":", input.weight() == 0 ? 1 : input.weight()));
   }
@@ -170,8 +175,11 @@ Status SetCalibration(const v1::CalibrationSpec& calibration, const StoragePolic
 Status ValidateJob(const Job& job) {
   Checker check;
   check.Uri("quantize_model_job.source.uri", job.source().uri());
-  check.Require(job.source().revision().empty(), "quantize_model_job.source.revision",
-                "must be empty: folders have no revisions");
+  const std::string& revision = job.source().revision();
+  check.Require(revision.empty() || IsBucketAddress(job.source().uri()),
+                "quantize_model_job.source.revision", "must be empty: folders have no revisions");
+  check.Require(revision.empty() || IsRevision(revision), "quantize_model_job.source.revision",
+                "must be 64 hex digits, as cvxq inspect tells them");
   check.Uri("quantize_model_job.output.uri", job.output().uri());
   CheckSpec(job.spec(), check);
   const std::string resources = "quantize_model_job.resources";
@@ -185,9 +193,9 @@ StatusOr<QuantizeOptions> ToQuantizeOptions(const Job& job, const StoragePolicy&
   const QuantizeSpec& spec = job.spec();
   QuantizeOptions options;
   CVXQ_ASSIGN_OR_RETURN(options.model,
-                        policy.LocalPath("quantize_model_job.source.uri", job.source().uri()));
+                        policy.Allowed("quantize_model_job.source.uri", job.source().uri()));
   CVXQ_ASSIGN_OR_RETURN(options.output,
-                        policy.LocalPath("quantize_model_job.output.uri", job.output().uri()));
+                        policy.Allowed("quantize_model_job.output.uri", job.output().uri()));
   if (spec.target_case() == QuantizeSpec::kBits) options.bits = spec.bits();
   if (spec.target_case() == QuantizeSpec::kSizeBytes) options.size = spec.size_bytes();
   options.nominal = spec.nominal();

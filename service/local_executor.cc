@@ -8,17 +8,20 @@
 #include "base/interrupt.h"
 #include "pipeline/job_state.h"
 #include "pipeline/model_files.h"
+#include "pipeline/output.h"
 #include "service/errors.h"
 #include "service/job_reporter.h"
 #include "service/job_spec.h"
 #include "service/log.h"
-#include "storage/files.h"
+#include "storage/folder.h"
 #include "storage/source_fingerprint.h"
 
 namespace cvxq {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr absl::Duration kPauseOfResume = absl::Seconds(1);
 
 // What the library's codes mean for a job.
 const char* ReasonOfWork(absl::StatusCode code) {
@@ -40,7 +43,7 @@ const char* ReasonOfWork(absl::StatusCode code) {
     case absl::StatusCode::kResourceExhausted:
       return reason::kOutOfResources;
     case absl::StatusCode::kUnavailable:
-      return reason::kWorkersGone;
+      return reason::kStorageUnavailable;
     default:
       return reason::kInternal;
   }
@@ -51,9 +54,11 @@ Status OutputExists(const std::string& path) {
                       absl::StrCat(path, " exists; an output is made, never replaced"));
 }
 
-bool Exists(const std::string& path) {
-  std::error_code error;
-  return fs::symlink_status(path, error).type() != fs::file_type::not_found;
+Status SourceChanged(const std::string& model) {
+  return ServiceError(absl::StatusCode::kFailedPrecondition, reason::kSourceChanged,
+                      absl::StrCat(model,
+                                   " was written to while it was read, or is not the "
+                                   "revision that was asked for"));
 }
 
 }  // namespace
@@ -75,8 +80,16 @@ Status LocalExecutor::Check(const Job& job) {
     return ServiceError(absl::StatusCode::kFailedPrecondition, reason::kFileUnsuitable,
                         absl::StrCat(options.model, " is quantised already; name the original"));
   }
-  if (Exists(options.output)) return OutputExists(options.output);
-  if (!fs::is_directory(fs::path(options.output).parent_path())) {
+  if (!job.source().revision().empty()) {
+    const StatusOr<std::string> revision = files->checkpoint->files().Revision();
+    if (!revision.ok()) return WithReason(revision.status(), ReasonOfWork);
+    if (*revision != job.source().revision()) return SourceChanged(options.model);
+  }
+  const StatusOr<OutputState> state = FindOutput(options.output, {});
+  if (!state.ok()) return WithReason(state.status(), ReasonOfWork);
+  if (*state != OutputState::kNone) return OutputExists(options.output);
+  if (!IsBucketAddress(options.output) &&
+      !fs::is_directory(fs::path(options.output).parent_path())) {
     return ServiceError(absl::StatusCode::kNotFound, reason::kFileNotFound,
                         absl::StrCat("the folder above ", options.output, " does not exist"));
   }
@@ -126,10 +139,19 @@ void LocalExecutor::Work() {
   }
 }
 
+// False where it is to stop.
+bool LocalExecutor::Wait(absl::Duration duration) {
+  std::unique_lock lock(mutex_);
+  return !wake_.wait_for(lock, absl::ToChronoMilliseconds(duration), [this] { return shutdown_; });
+}
+
 void LocalExecutor::Run(const Task& task) {
   const std::string& name = task.job.name();
   if (task.job.state() == Job::PUBLISHING) {
     const JobInput outcome = Resume(task.job);
+    if (absl::IsUnavailable(FromRpcStatus(outcome.error))) {
+      return;  // it is to stop: the next one looks
+    }
     const bool reported = task.sink->Report(name, outcome).ok();  // it retries what may pass
     if (reported && outcome.kind != JobInput::Kind::kRequeue) ForgetState(task.job);
     return;
@@ -140,10 +162,15 @@ void LocalExecutor::Run(const Task& task) {
       task.sink->Report(name, {.kind = JobInput::Kind::kStart, .attempt = attempt});
   if (!started.ok()) return;  // cancelled or deleted meanwhile, or this process is to stop
   Failpoint("work-started");
-  const Status status = Quantise(task, attempt);
+  std::optional<Job> publishing;
+  const Status status = Quantise(task, attempt, publishing);
   Failpoint("work-before-outcome");
   JobInput outcome{.kind = JobInput::Kind::kSucceed, .attempt = attempt};
-  if (!status.ok()) {
+  if (publishing && absl::IsUnavailable(status)) {
+    // The last write may have come through although no reply did.
+    outcome = Resume(*publishing);
+    if (absl::IsUnavailable(FromRpcStatus(outcome.error))) return;
+  } else if (!status.ok()) {
     {
       std::lock_guard lock(mutex_);
       if (shutdown_ || Interrupted()) return;  // whoever starts next begins anew
@@ -163,42 +190,51 @@ void LocalExecutor::Run(const Task& task) {
 void LocalExecutor::ForgetState(const Job& job) const {
   const StatusOr<QuantizeOptions> options = ToQuantizeOptions(job, policy_);
   if (!options.ok()) return;
-  const Status removed = RemoveJobStates(options->output + ".resume");
+  const Status removed = RemoveJobStates(StateAddress(options->output));
   if (removed.ok()) return;
   Log(LogLevel::kWarning, "cannot remove what a job has left: " + std::string(removed.message()),
       {{"job", job.name()}});
 }
 
-Status LocalExecutor::Quantise(const Task& task, int32_t attempt) {
+Status LocalExecutor::Quantise(const Task& task, int32_t attempt, std::optional<Job>& publishing) {
   const std::string& name = task.job.name();
   CVXQ_ASSIGN_OR_RETURN(QuantizeOptions options, ToQuantizeOptions(task.job, policy_));
   CVXQ_ASSIGN_OR_RETURN(const std::string before, SourceFingerprint(options.model));
+  if (const std::string& revision = task.job.source().revision();
+      !revision.empty() && revision != before) {
+    return SourceChanged(options.model);
+  }
   const StopScope scope(task.stop.get());
   JobReporter reporter(*task.sink, name, attempt, options_.report_interval, *task.stop);
   Progress progress(
       {.listener = [&reporter](const ProgressUpdate& update) { reporter.Listen(update); }});
   options.make_stages = options_.make_stages;
-  options.state = options.output + ".resume";
+  options.state = StateAddress(options.output);
   options.save_seconds = options_.save_seconds;
   options.before_publish = [&](const QuantizeReport& report) -> Status {
     CVXQ_ASSIGN_OR_RETURN(const std::string now, SourceFingerprint(options.model));
-    if (now != before) {
-      return ServiceError(absl::StatusCode::kFailedPrecondition, reason::kSourceChanged,
-                          absl::StrCat(options.model, " was written to while it was read"));
-    }
+    if (now != before) return SourceChanged(options.model);
     reporter.Finish();
     Failpoint("work-before-publish");
-    const Status granted = task.sink
-                               ->Report(name, {.kind = JobInput::Kind::kPublish,
-                                               .attempt = attempt,
-                                               .result = ToManifest(task.job, report)})
-                               .status();
+    const StatusOr<Job> granted = task.sink->Report(name, {.kind = JobInput::Kind::kPublish,
+                                                           .attempt = attempt,
+                                                           .result = ToManifest(task.job, report)});
     Failpoint("work-may-publish");
-    if (!granted.ok()) *task.stop = true;
-    return granted;
+    if (!granted.ok()) {
+      *task.stop = true;
+      return granted.status();
+    }
+    publishing = *granted;
+    return absl::OkStatus();
   };
   try {
-    return options_.quantize(options, progress).status();
+    const Status status = options_.quantize(options, progress).status();
+    // What was noticed first, of a source that has changed, may look like another error.
+    if (!status.ok() && ReasonOf(status).empty() && !absl::IsCancelled(status)) {
+      const StatusOr<std::string> now = SourceFingerprint(options.model);
+      if (now.ok() && *now != before) return SourceChanged(options.model);
+    }
+    return status;
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError(
         "not enough memory; try fewer samples or shorter sequences");
@@ -208,26 +244,28 @@ Status LocalExecutor::Quantise(const Task& task, int32_t attempt) {
 }
 
 // What a job's output tells of an attempt that was lost after it was allowed to publish.
-JobInput LocalExecutor::Resume(const Job& job) const {
+JobInput LocalExecutor::Resume(const Job& job) {
   JobInput input{.kind = JobInput::Kind::kSucceed, .attempt = job.attempt()};
   const StatusOr<std::string> path =
-      policy_.LocalPath("quantize_model_job.output.uri", job.output().uri());
+      policy_.Allowed("quantize_model_job.output.uri", job.output().uri());
   if (!path.ok()) {
     input.kind = JobInput::Kind::kFail;
     input.error = ToRpcStatus(path.status());
     return input;
   }
-  if (!Exists(*path)) {
+  std::map<std::string, std::string> sha256;
+  for (const auto& file : job.result().files()) sha256[file.path()] = file.sha256();
+  StatusOr<OutputState> state = FindOutput(*path, sha256);
+  while (absl::IsUnavailable(state.status()) && Wait(kPauseOfResume)) {
+    state = FindOutput(*path, sha256);
+  }
+  if (!state.ok()) {
+    input.kind = JobInput::Kind::kFail;
+    input.error = ToRpcStatus(WithReason(state.status(), ReasonOfWork));
+  } else if (*state == OutputState::kNone) {
     input.kind = JobInput::Kind::kRequeue;
     input.text = "nothing was published";
-    return input;
-  }
-  const auto& files = job.result().files();
-  const bool ours = std::all_of(files.begin(), files.end(), [&](const auto& file) {
-    const StatusOr<std::string> sha256 = FileSha256(absl::StrCat(*path, "/", file.path()));
-    return sha256.ok() && *sha256 == file.sha256();
-  });
-  if (!ours) {
+  } else if (*state == OutputState::kOther) {
     input.kind = JobInput::Kind::kFail;
     input.error = ToRpcStatus(OutputExists(*path));
   }

@@ -1,4 +1,4 @@
-// Runs jobs in this process through Quantize(), first come first served, on local folders.
+// Runs jobs in this process through Quantize(), first come first served.
 #ifndef CVXQ_SERVICE_LOCAL_EXECUTOR_H_
 #define CVXQ_SERVICE_LOCAL_EXECUTOR_H_
 
@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -47,9 +48,11 @@ class LocalExecutor : public JobExecutor {
 
   void Work();
   void Run(const Task& task);
-  Status Quantise(const Task& task, int32_t attempt);
+  // `publishing`: the job as it was when it got the right to publish, if it did.
+  Status Quantise(const Task& task, int32_t attempt, std::optional<Job>& publishing);
   void ForgetState(const Job& job) const;
-  JobInput Resume(const Job& job) const;
+  JobInput Resume(const Job& job);
+  bool Wait(absl::Duration duration);
 
   const StoragePolicy policy_;
   const LocalExecutorOptions options_;

@@ -46,6 +46,7 @@ inline constexpr char kOutputExists[] = "OUTPUT_EXISTS";
 inline constexpr char kSourceChanged[] = "SOURCE_CHANGED";
 inline constexpr char kSourceUnsupported[] = "SOURCE_UNSUPPORTED";
 inline constexpr char kOutOfResources[] = "OUT_OF_RESOURCES";
+inline constexpr char kStorageUnavailable[] = "STORAGE_UNAVAILABLE";
 inline constexpr char kWorkersGone[] = "WORKERS_GONE";
 
 // Of the service.

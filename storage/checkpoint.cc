@@ -1,13 +1,12 @@
 #include "storage/checkpoint.h"
 
-#include <sys/stat.h>
-
 #include <set>
 #include <string_view>
 #include <utility>
 
 #include "storage/errors.h"
 #include "storage/json.h"
+#include "storage/output_manifest.h"
 
 namespace cvxq {
 namespace {
@@ -15,30 +14,20 @@ namespace {
 constexpr char kSingleFile[] = "model.safetensors";
 constexpr char kIndexFile[] = "model.safetensors.index.json";
 
-bool Exists(const std::string& path) {
-  struct stat info;
-  return stat(path.c_str(), &info) == 0;
-}
-
-bool IsFolder(const std::string& path) {
-  struct stat info;
-  return stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
-}
-
-// A plain file name: nothing that leads out of the folder.
-bool IsPlainName(const std::string& name) {
-  return !name.empty() && name != "." && name.find("..") == std::string::npos &&
-         name.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos;
+StatusOr<nlohmann::json> ReadJson(const Folder& folder, const std::string& name) {
+  CVXQ_ASSIGN_OR_RETURN(const std::string text, folder.Read(name));
+  return ParseJson(text, absl::StrCat(folder.address(), "/", name));
 }
 
 // The index as {tensor: shard}. Its "metadata" is not read: the sizes written there are often
 // wrong.
-StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& path) {
+StatusOr<std::map<std::string, std::string>> ReadIndex(const Folder& folder) {
+  const std::string path = folder.address() + "/" + kIndexFile;
   const auto broken = [&](const std::string& what) {
     return absl::DataLossError(
         absl::StrCat("cannot use ", path, ": ", what, "; mend it or download it again"));
   };
-  CVXQ_ASSIGN_OR_RETURN(const nlohmann::json index, ReadJson(path));
+  CVXQ_ASSIGN_OR_RETURN(const nlohmann::json index, ReadJson(folder, kIndexFile));
   if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
     return broken("it has no weight_map of tensor names to files");
   }
@@ -62,54 +51,51 @@ bool Holds(const SafetensorsFile& file, const std::string& tensor) {
 
 }  // namespace
 
-StatusOr<std::shared_ptr<const Checkpoint>> Checkpoint::Open(const std::string& folder) {
-  if (!Exists(folder)) {
-    return absl::NotFoundError(
-        absl::StrCat("the checkpoint folder ", folder, " does not exist; check the path"));
-  }
-  if (!IsFolder(folder)) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(folder, " is no folder; name the folder that holds config.json"));
-  }
+StatusOr<std::shared_ptr<const Checkpoint>> Checkpoint::Open(const std::string& address) {
+  CVXQ_ASSIGN_OR_RETURN(std::shared_ptr<const Folder> folder, Folder::Open(address));
+  return Open(std::move(folder));
+}
+
+StatusOr<std::shared_ptr<const Checkpoint>> Checkpoint::Open(std::shared_ptr<const Folder> folder) {
   std::shared_ptr<Checkpoint> checkpoint(new Checkpoint);
   checkpoint->folder_ = folder;
-  const std::string config_path = folder + "/config.json";
-  if (!Exists(config_path)) {
+  const std::string config_path = folder->address() + "/config.json";
+  if (!folder->Has("config.json")) {
     return absl::NotFoundError(absl::StrCat(
         config_path, " is missing; name the folder of a checkpoint in the Hugging Face layout"));
   }
-  CVXQ_ASSIGN_OR_RETURN(checkpoint->config_, ReadJson(config_path));
+  CVXQ_ASSIGN_OR_RETURN(checkpoint->config_, ReadJson(*folder, "config.json"));
   if (!checkpoint->config_.is_object()) {
     return absl::DataLossError(
         absl::StrCat("cannot use ", config_path, ": it is no JSON object; download it again"));
   }
   // Like other readers of this layout, a whole file goes before an index.
-  if (const std::string path = absl::StrCat(folder, "/", kSingleFile); Exists(path)) {
-    CVXQ_ASSIGN_OR_RETURN(auto file, SafetensorsFile::Open(path));
+  if (folder->Has(kSingleFile)) {
+    CVXQ_ASSIGN_OR_RETURN(auto file, folder->OpenTensors(kSingleFile));
     checkpoint->Add(std::move(file));
     return checkpoint;
   }
-  const std::string index_path = absl::StrCat(folder, "/", kIndexFile);
-  if (!Exists(index_path)) {
+  if (!folder->Has(kIndexFile)) {
     return absl::NotFoundError(
-        absl::StrCat(folder, " has neither ", kSingleFile, " nor ", kIndexFile,
+        absl::StrCat(folder->address(), " has neither ", kSingleFile, " nor ", kIndexFile,
                      "; download the safetensors files, or convert the checkpoint to safetensors"));
   }
-  CVXQ_RETURN_IF_ERROR(checkpoint->OpenShards(index_path));
+  CVXQ_RETURN_IF_ERROR(checkpoint->OpenShards());
   return checkpoint;
 }
 
-Status Checkpoint::OpenShards(const std::string& index_path) {
-  CVXQ_ASSIGN_OR_RETURN(const auto shards, ReadIndex(index_path));
+Status Checkpoint::OpenShards() {
+  const std::string index_path = absl::StrCat(folder(), "/", kIndexFile);
+  CVXQ_ASSIGN_OR_RETURN(const auto shards, ReadIndex(*folder_));
   std::map<std::string, std::shared_ptr<const SafetensorsFile>> files;
   for (const auto& [tensor, shard] : shards) files[shard];
   for (auto& [shard, file] : files) {
-    const std::string path = absl::StrCat(folder_, "/", shard);
-    if (!Exists(path)) {
-      return absl::NotFoundError(
-          absl::StrCat("the shard ", path, " is missing; download it (", index_path, " names it)"));
+    if (!folder_->Has(shard)) {
+      return absl::NotFoundError(absl::StrCat("the shard ", folder(), "/", shard,
+                                              " is missing; download it (", index_path,
+                                              " names it)"));
     }
-    CVXQ_ASSIGN_OR_RETURN(file, SafetensorsFile::Open(path));
+    CVXQ_ASSIGN_OR_RETURN(file, folder_->OpenTensors(shard));
   }
   const auto disagree = [&](const std::string& tensor, const char* what, const std::string& path) {
     return absl::DataLossError(absl::StrCat(index_path, " and its shards disagree: tensor ",
@@ -143,20 +129,20 @@ void Checkpoint::Add(std::shared_ptr<const SafetensorsFile> file) {
   files_.push_back(std::move(file));
 }
 
-const HostTensor* Checkpoint::Find(const std::string& name) const {
+const TensorInfo* Checkpoint::Find(const std::string& name) const {
   const auto it = location_.find(name);
   return it == location_.end() ? nullptr : it->second->Find(name);
 }
 
 StatusOr<HostTensor> Checkpoint::Get(const std::string& name) const {
-  if (const HostTensor* tensor = Find(name)) return *tensor;
+  if (const auto it = location_.find(name); it != location_.end()) return it->second->Load(name);
   if (const auto it = unsupported_.find(name); it != unsupported_.end()) {
-    return absl::UnimplementedError(absl::StrCat("tensor ", Quoted(name), " of ", folder_,
+    return absl::UnimplementedError(absl::StrCat("tensor ", Quoted(name), " of ", folder(),
                                                  " has the type ", it->second,
                                                  "; use a checkpoint in F32, F16 or BF16"));
   }
   return absl::NotFoundError(
-      absl::StrCat("tensor ", Quoted(name), " is missing in ", folder_,
+      absl::StrCat("tensor ", Quoted(name), " is missing in ", folder(),
                    "; check that the checkpoint is complete and fits its config.json"));
 }
 
@@ -168,7 +154,7 @@ std::vector<std::string> Checkpoint::names() const {
 
 void Checkpoint::Release(const std::string& name) const {
   const auto it = location_.find(name);
-  if (it != location_.end()) it->second->Release(*it->second->Find(name));
+  if (it != location_.end()) it->second->Release(name);
 }
 
 }  // namespace cvxq

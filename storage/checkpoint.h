@@ -1,4 +1,5 @@
-// A Hugging Face checkpoint folder: config.json and one or many safetensors files.
+// A Hugging Face checkpoint, a folder here or in a bucket: config.json and one or many safetensors
+// files.
 //
 //   folder/config.json
 //   folder/model.safetensors                          or
@@ -14,6 +15,7 @@
 
 #include "base/status.h"
 #include "nlohmann/json.hpp"
+#include "storage/folder.h"
 #include "storage/safetensors.h"
 #include "tensor/tensor.h"
 
@@ -23,13 +25,18 @@ class Checkpoint {
  public:
   // Opens every shard and checks that the index and the shards agree. Errors name the file:
   // kNotFound a missing one, kDataLoss a broken one or an index that leads out of the folder.
-  static StatusOr<std::shared_ptr<const Checkpoint>> Open(const std::string& folder);
+  static StatusOr<std::shared_ptr<const Checkpoint>> Open(std::shared_ptr<const Folder> folder);
+  // Of the folder at an address (folder.h).
+  static StatusOr<std::shared_ptr<const Checkpoint>> Open(const std::string& address);
 
-  const std::string& folder() const { return folder_; }
+  const std::string& folder() const { return folder_->address(); }
+  const Folder& files() const { return *folder_; }
   const nlohmann::json& config() const { return config_; }
-  // nullptr if absent.
-  const HostTensor* Find(const std::string& name) const;
-  // kNotFound with the folder's name if absent, kUnimplemented if its type has no place in DType.
+  // Type and shape; nullptr if absent.
+  const TensorInfo* Find(const std::string& name) const;
+  // The tensor with its data, which stays while the checkpoint lives and, for one in a bucket, only
+  // while the result's `hold` does: see SafetensorsFile::Load. kNotFound with the folder's name if
+  // absent, kUnimplemented if its type has no place in DType.
   StatusOr<HostTensor> Get(const std::string& name) const;
   std::vector<std::string> names() const;  // sorted, those that Find finds
   // The others: see SafetensorsFile::unsupported.
@@ -41,10 +48,10 @@ class Checkpoint {
 
  private:
   Checkpoint() = default;
-  Status OpenShards(const std::string& index_path);
+  Status OpenShards();
   void Add(std::shared_ptr<const SafetensorsFile> file);
 
-  std::string folder_;
+  std::shared_ptr<const Folder> folder_;
   nlohmann::json config_;
   std::vector<std::shared_ptr<const SafetensorsFile>> files_;
   std::map<std::string, const SafetensorsFile*> location_;

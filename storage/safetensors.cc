@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "storage/errors.h"
+#include "storage/object_map.h"
 #include "storage/safetensors_header.h"
 
 namespace cvxq {
@@ -152,8 +153,24 @@ StatusOr<std::shared_ptr<const SafetensorsFile>> SafetensorsFile::Parse(
   return file;
 }
 
+StatusOr<std::shared_ptr<const SafetensorsFile>> SafetensorsFile::Open(
+    std::shared_ptr<ObjectMap> object) {
+  std::shared_ptr<SafetensorsFile> file(new SafetensorsFile);
+  file->path_ = object->address();
+  file->bytes_ = object->bytes();
+  file->object_ = std::move(object);
+  CVXQ_RETURN_IF_ERROR(file->ReadHeader());
+  file->header_holds_.clear();
+  return file;
+}
+
 SafetensorsFile::~SafetensorsFile() {
   if (mapped_) munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
+}
+
+Status SafetensorsFile::Need(int64_t offset, int64_t size) {
+  if (object_ == nullptr) return absl::OkStatus();
+  return object_->Load(offset, size, header_holds_.emplace_back());
 }
 
 Status SafetensorsFile::ReadHeader() {
@@ -165,6 +182,7 @@ Status SafetensorsFile::ReadHeader() {
   if (size < kPrefixBytes) {
     return broken(absl::StrCat("it has ", size, " bytes, too few for safetensors"));
   }
+  CVXQ_RETURN_IF_ERROR(Need(0, kPrefixBytes));
   const uint64_t claimed = LittleEndian64(bytes_.data());
   if (claimed > static_cast<uint64_t>(kLargestSafetensorsHeader)) {
     return broken(absl::StrCat("it claims a header of ", claimed, " bytes, more than the largest, ",
@@ -175,6 +193,7 @@ Status SafetensorsFile::ReadHeader() {
     return broken(
         absl::StrCat("its header of ", header_bytes, " bytes goes beyond the end of the file"));
   }
+  CVXQ_RETURN_IF_ERROR(Need(kPrefixBytes, header_bytes));
   StatusOr<SafetensorsHeader> header = ParseSafetensorsHeader(
       {reinterpret_cast<const char*>(bytes_.data()) + kPrefixBytes, claimed});
   if (!header.ok()) return broken(std::string(header.status().message()));
@@ -193,11 +212,17 @@ Status SafetensorsFile::ReadHeader() {
   }
 
   metadata_ = std::move(header->metadata);
-  const std::byte* data = bytes_.data() + kPrefixBytes + header_bytes;
+  const int64_t data = kPrefixBytes + header_bytes;
   for (SafetensorsEntry& entry : entries) {
     if (const StatusOr<DType> dtype = ParseDType(entry.dtype); dtype.ok()) {
-      tensors_[std::move(entry.name)] =
-          HostTensor{*dtype, Shape(std::move(entry.shape)), data + entry.offsets[0]};
+      const int64_t offset = data + entry.offsets[0];
+      HostTensor& tensor = tensors_[entry.name];
+      tensor = {{*dtype, Shape(std::move(entry.shape))}, nullptr};
+      if (object_ == nullptr) {
+        tensor.data = bytes_.data() + offset;
+      } else {
+        offsets_[std::move(entry.name)] = offset;
+      }
     } else {
       unsupported_[std::move(entry.name)] = std::move(entry.dtype);
     }
@@ -210,8 +235,25 @@ const HostTensor* SafetensorsFile::Find(const std::string& name) const {
   return it == tensors_.end() ? nullptr : &it->second;
 }
 
-void SafetensorsFile::Release(const HostTensor& tensor) const {
-  if (!mapped_ || tensor.bytes() == 0) return;
+StatusOr<HostTensor> SafetensorsFile::Load(const std::string& name) const {
+  const auto found = tensors_.find(name);
+  if (found == tensors_.end()) {
+    return absl::NotFoundError(absl::StrCat("tensor ", Quoted(name), " is missing in ", path_));
+  }
+  HostTensor tensor = found->second;
+  if (object_ == nullptr) return tensor;
+  const int64_t offset = offsets_.at(name);
+  CVXQ_RETURN_IF_ERROR(object_->Load(offset, tensor.bytes(), tensor.hold));
+  tensor.data = bytes_.data() + offset;
+  return tensor;
+}
+
+void SafetensorsFile::Release(const std::string& name) const {
+  const auto found = tensors_.find(name);
+  if (found == tensors_.end() || found->second.bytes() == 0) return;
+  const HostTensor& tensor = found->second;
+  if (object_ != nullptr) object_->Release(offsets_.at(name));
+  if (!mapped_) return;
   // Whole pages, rounded outwards: a neighbour's page that goes too is read again when touched.
   const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   const uintptr_t begin = reinterpret_cast<uintptr_t>(tensor.data) / page * page;

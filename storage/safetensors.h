@@ -25,6 +25,7 @@
 namespace cvxq {
 
 class AtomicFile;
+class ObjectMap;
 
 // A memory-mapped file. Immutable and safe to read from any thread; the views it gives are valid
 // as long as it lives. A file whose header lies in any way is refused with kDataLoss. (Who cuts the
@@ -35,26 +36,36 @@ class SafetensorsFile {
   // Parses bytes in memory, which must outlive the result; `path` is for messages.
   static StatusOr<std::shared_ptr<const SafetensorsFile>> Parse(std::span<const std::byte> bytes,
                                                                 std::string path);
+  // An object in a bucket: the header is read now, tensors when they are loaded.
+  static StatusOr<std::shared_ptr<const SafetensorsFile>> Open(std::shared_ptr<ObjectMap> object);
   ~SafetensorsFile();
 
   const std::string& path() const { return path_; }
+  // Of an object without data: see Load.
   const std::map<std::string, HostTensor>& tensors() const { return tensors_; }
   const HostTensor* Find(const std::string& name) const;  // nullptr if absent
+  // One of tensors() with its data; for an object they are read if they are not here, as
+  // ObjectMap::Load, and stay for as long as the result's `hold` lives.
+  StatusOr<HostTensor> Load(const std::string& name) const;
   // Tensors of a type that DType lacks, by name with the type's name ("F8_E4M3"). They are checked
   // like the others but cannot be read.
   const std::map<std::string, std::string>& unsupported() const { return unsupported_; }
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   int64_t data_bytes() const { return data_bytes_; }  // of all tensors
   // Tells the system that the pages of this tensor are not needed for now (they may be read again).
-  void Release(const HostTensor& tensor) const;
+  void Release(const std::string& name) const;
 
  private:
   SafetensorsFile() = default;
-  Status ReadHeader();  // of bytes_; fills what follows
+  Status ReadHeader();                        // of bytes_ or object_; fills what follows
+  Status Need(int64_t offset, int64_t size);  // these are in bytes_ afterwards
 
   std::string path_;
   std::span<const std::byte> bytes_;
   bool mapped_ = false;
+  std::shared_ptr<ObjectMap> object_;
+  std::vector<std::shared_ptr<const void>> header_holds_;
+  std::map<std::string, int64_t> offsets_;  // of tensors in the object
   std::map<std::string, HostTensor> tensors_;
   std::map<std::string, std::string> unsupported_, metadata_;
   int64_t data_bytes_ = 0;

@@ -7,10 +7,15 @@
 #include <map>
 
 #include "storage/errors.h"
+#include "storage/folder.h"
 
 namespace cvxq {
 
 StatusOr<std::string> SourceFingerprint(const std::string& folder) {
+  if (IsBucketAddress(folder)) {
+    CVXQ_ASSIGN_OR_RETURN(const std::shared_ptr<const Folder> opened, Folder::Open(folder));
+    return opened->Revision();
+  }
   std::error_code error;
   std::map<std::string, std::string> files;  // in order of names
   std::filesystem::directory_iterator it(folder, error);

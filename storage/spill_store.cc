@@ -1,12 +1,13 @@
 #include "storage/spill_store.h"
 
 #include <fcntl.h>
-#include <stdlib.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+
+#include "storage/object_map.h"
 
 namespace cvxq {
 namespace {
@@ -17,15 +18,6 @@ Status SpillError(const std::string& folder, std::string_view what) {
       error, absl::StrCat(folder, ": cannot ", std::string(what),
                           " the file of intermediate results; free disk space there or lower "
                           "--samples"));
-}
-
-int OpenUnnamed(const std::string& folder) {
-  const int fd = open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-  if (fd >= 0) return fd;
-  std::string path = folder + "/.cvxq-spill-XXXXXX";  // a file system without O_TMPFILE
-  const int named = mkostemp(path.data(), O_CLOEXEC);
-  if (named >= 0) unlink(path.c_str());
-  return named;
 }
 
 }  // namespace
@@ -58,7 +50,7 @@ StatusOr<SpillStore::Handle> SpillStore::Put(std::span<const float> values) {
     entries_.push_back(std::move(entry));
     return static_cast<Handle>(entries_.size() - 1);
   }
-  if (fd_ < 0 && (fd_ = OpenUnnamed(folder_)) < 0) return SpillError(folder_, "create");
+  if (fd_ < 0 && (fd_ = OpenUnnamedFile(folder_)) < 0) return SpillError(folder_, "create");
   entry.offset = on_disk_;
   on_disk_ += bytes;
   entries_.push_back(entry);

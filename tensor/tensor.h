@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -35,14 +36,21 @@ class Shape {
   std::vector<int64_t> extents_;
 };
 
-// A contiguous row-major tensor in host memory that somebody else owns. The data may be at any
-// alignment (safetensors allows it): read elements through memcpy or the helpers below.
-struct HostTensor {
+// What a tensor is, without its elements.
+struct TensorInfo {
   DType dtype = DType::kF32;
   Shape shape;
-  const std::byte* data = nullptr;
 
   int64_t bytes() const { return shape.elements() * ByteSize(dtype); }
+};
+
+// A contiguous row-major tensor in host memory that somebody else owns. The data may be at any
+// alignment (safetensors allows it): read elements through memcpy or the helpers below.
+struct HostTensor : TensorInfo {
+  const std::byte* data = nullptr;
+  // Where the data need not stay by itself (a local copy of a remote object): stays for as long as
+  // this lives.
+  std::shared_ptr<const void> hold = nullptr;
 };
 
 // Copies a F32, F16 or BF16 tensor as floats; kUnimplemented for any other type.

@@ -17,6 +17,10 @@
 namespace cvxq {
 namespace {
 
+Status WorkersGone(const std::string& message) {
+  return ServiceError(absl::StatusCode::kUnavailable, reason::kWorkersGone, message);
+}
+
 constexpr std::chrono::milliseconds kTick{100};  // how soon an interruption is seen
 
 // Those whose results have the same bits as this process's.
@@ -85,8 +89,8 @@ Status RemoteStages::Cut() {
   while ((workers = SuitableWorkers(pool_)).empty()) {
     CVXQ_RETURN_IF_ERROR(CheckInterrupted());
     if (absl::Now() > until) {
-      return absl::UnavailableError(absl::StrCat(
-          "no worker of the class ", MakeCpuBackend(1)->numerics_class(), " has registered"));
+      return WorkersGone(absl::StrCat("no worker of the class ",
+                                      MakeCpuBackend(1)->numerics_class(), " has registered"));
     }
     changed_.wait_for(lock, kTick);
   }
@@ -129,9 +133,9 @@ Status RemoteStages::Settle() {
       cut_ = 0;
     }
     if (part.attempt > options_.most_losses) {
-      return absl::UnavailableError(absl::StrCat("blocks ", part.blocks.begin, " to ",
-                                                 part.blocks.end - 1, " have lost their worker ",
-                                                 part.attempt, " times; see the workers' logs"));
+      return WorkersGone(absl::StrCat("blocks ", part.blocks.begin, " to ", part.blocks.end - 1,
+                                      " have lost their worker ", part.attempt,
+                                      " times; see the workers' logs"));
     }
     std::shared_ptr<WorkerLink> chosen;
     int64_t fewest = 0;
@@ -147,7 +151,7 @@ Status RemoteStages::Settle() {
       if (!unfit_status_.ok()) return unfit_status_;
       if (!alone_) alone_ = absl::Now();
       if (absl::Now() - *alone_ < options_.patience) return absl::OkStatus();
-      return absl::UnavailableError("all workers are gone");
+      return WorkersGone("all workers are gone");
     }
     alone_.reset();
     Assign(stage, std::move(chosen));

@@ -104,7 +104,7 @@ StatusOr<std::unique_ptr<OwnedStageJob>> OpenStageJob(const v1::StageSpec& spec,
                      " is not the same on the worker as on the coordinator, or was written to; "
                      "put models where all machines see the same files"));
   }
-  CVXQ_ASSIGN_OR_RETURN(owned->files, OpenModel(spec.model(), threads));
+  CVXQ_ASSIGN_OR_RETURN(owned->files, OpenModel(spec.model(), threads, spill_folder));
   const int64_t layers = owned->files.spec.layers;
   CalibrationSet& calibration = owned->calibration;
   calibration.samples = spec.calibration().samples();

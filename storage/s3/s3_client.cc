@@ -59,7 +59,7 @@ std::string OtherRegion(const S3Reply& reply, const std::string& ours) {
   return region == ours || region.size() > 64 ? "" : region;
 }
 
-const char* Advice(const S3Reply& reply) {
+const char* Advice(const S3Reply& reply, bool is_signed) {
   const std::string& code = reply.error.code;
   if (code == "RequestTimeTooSkewed") return "; set the clock of this machine";
   if (IsOneOf(code,
@@ -76,6 +76,7 @@ const char* Advice(const S3Reply& reply) {
       return "; check AWS_REGION and AWS_ENDPOINT_URL";
     case 401:
     case 403:
+      if (!is_signed) return "; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
       return "; check the credentials and what they may do there";
     case 404:
       return "; check the address";
@@ -198,7 +199,7 @@ Status S3Client::Failure(const char* action, const std::string& key, const S3Rep
   }
   return Status(CodeOf(reply),
                 absl::StrCat(what, "HTTP ", reply.http.status, reply.error.code.empty() ? "" : " ",
-                             reply.error.code, tries, Advice(reply)));
+                             reply.error.code, tries, Advice(reply, !config_.credentials.empty())));
 }
 
 Status S3Client::Failure(const char* action, const std::string& key, const Status& why) const {

@@ -218,7 +218,7 @@ TEST_F(CliTest, ModelsThatAreNotThereOrBroken) {
   ExpectFailure({"inspect", "/nonexistent/model"}, 1, "/nonexistent/model");
   ExpectFailure({"generate", "/nonexistent/model", "-p", "Hi"}, 1, "/nonexistent/model");
   ExpectFailure({"eval", kModel, "--text", "/nonexistent/text"}, 1, "/nonexistent/text");
-  ExpectFailure({"inspect", "s3://bucket/model"}, 1, "only local folders");
+  ExpectFailure({"inspect", "gs://bucket/model"}, 1, "name a folder");
   ExpectFailure({"inspect", kSource}, 1, "config.json");
 
   std::string model = CopyModel();
@@ -289,7 +289,7 @@ TEST_F(CliTest, OutputsThatCannotBe) {
   ExpectFailure(to(file + "/out"), 1, file);
   ExpectFailure(to(Path("missing/out")), 1, "missing");
   ExpectFailure(to("/proc/out"), 1, "/proc/out");
-  ExpectFailure(to("s3://bucket/out"), 1, "only local folders");
+  ExpectFailure(to("gs://bucket/out"), 1, "name a folder");
   ExpectFailure(to(kModel), 2, "model's own folder");
   ExpectFailure(to(fs::path(kModel).parent_path()), 2, "model's own folder");
   const std::string letters = fs::path(scratch_.Write("letters/a.txt", "dear")).parent_path();

@@ -155,7 +155,7 @@ TEST_F(ServiceCommandsTest, FailuresHaveOneLineAndACode) {
   expect({"submit", "m", "-o", "o"}, 2, "--bits");
   expect({"submit", Path("models/m"), "-o", Path("models/x"), "--bits", "9"}, 2, "spec.bits");
   expect({"submit", "/etc", "-o", Path("models/x"), "--bits", "3"}, 1, "--allow");
-  expect({"submit", "s3://bucket/m", "-o", Path("models/x"), "--bits", "3"}, 1, "file://");
+  expect({"submit", "gs://bucket/m", "-o", Path("models/x"), "--bits", "3"}, 1, "file://");
   expect({"submit", Path("models/none"), "-o", Path("models/x"), "--bits", "3", "--validate-only"},
          1, "none");
   expect({"jobs", "none"}, 1, "there is no job");

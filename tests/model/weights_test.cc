@@ -18,7 +18,7 @@ class MemoryWeights : public WeightSource {
  public:
   explicit MemoryWeights(const Checkpoint& checkpoint) {
     for (const std::string& name : checkpoint.names()) {
-      const HostTensor& host = *checkpoint.Find(name);
+      const HostTensor host = *checkpoint.Get(name);
       tensors_[name] = {host.dtype, host.shape, {host.data, host.data + host.bytes()}};
     }
   }
@@ -41,10 +41,13 @@ class MemoryWeights : public WeightSource {
     packed_[linear] = std::make_shared<const LinearCodes>(std::move(matrix));
   }
 
-  HostTensor Dense(const std::string& name) const override {
+  std::optional<TensorInfo> Describe(const std::string& name) const override {
     const auto found = tensors_.find(name);
-    if (found == tensors_.end()) return {};
-    return {found->second.dtype, found->second.shape, found->second.bytes.data()};
+    if (found == tensors_.end()) return std::nullopt;
+    return TensorInfo{found->second.dtype, found->second.shape};
+  }
+  StatusOr<HostTensor> Dense(const std::string& name) const override {
+    return HostTensor{*Describe(name), tensors_.at(name).bytes.data()};
   }
   bool IsPacked(const std::string& linear) const override { return packed_.contains(linear); }
   StatusOr<std::shared_ptr<const LinearCodes>> Packed(const std::string& linear) const override {

@@ -124,7 +124,7 @@ TEST(TunedWeightsTest, HoldsAllNormsAndBiases) {
   for (const TunedWeights::Entry& entry : opt.weights->entries()) {
     EXPECT_EQ(entry.offset, next);
     next += entry.shape.elements();
-    EXPECT_EQ(opt.weights->Dense(entry.name).shape, entry.shape);
+    EXPECT_EQ(opt.weights->Describe(entry.name)->shape, entry.shape);
   }
   EXPECT_EQ(next, static_cast<int64_t>(opt.weights->values().size()));
 }
@@ -132,11 +132,14 @@ TEST(TunedWeightsTest, HoldsAllNormsAndBiases) {
 // Tensors of several types under names of a Llama model.
 class FakeWeights : public WeightSource {
  public:
-  HostTensor Dense(const std::string& name) const override {
+  std::optional<TensorInfo> Describe(const std::string& name) const override {
     const auto found = tensors.find(name);
-    if (found == tensors.end()) return {};
-    return {
-        found->second.first, {2}, reinterpret_cast<const std::byte*>(found->second.second.data())};
+    if (found == tensors.end()) return std::nullopt;
+    return TensorInfo{found->second.first, {2}};
+  }
+  StatusOr<HostTensor> Dense(const std::string& name) const override {
+    const auto& values = tensors.at(name).second;
+    return HostTensor{*Describe(name), reinterpret_cast<const std::byte*>(values.data())};
   }
   bool IsPacked(const std::string&) const override { return false; }
   StatusOr<std::shared_ptr<const LinearCodes>> Packed(const std::string&) const override {

@@ -90,7 +90,7 @@ class PackedWeightsTest : public testing::Test {
     config_ = opened->checkpoint->config();
     config_["quantization_config"] = {{"quant_method", "cvxq"}, {"format_version", 1}};
     for (const std::string& name : opened->checkpoint->names()) {
-      const HostTensor& tensor = *opened->checkpoint->Find(name);
+      const HostTensor tensor = *opened->checkpoint->Get(name);
       const auto* begin = reinterpret_cast<const uint8_t*>(tensor.data);
       tensors_[name] = {tensor.dtype, tensor.shape, {begin, begin + tensor.bytes()}};
     }

@@ -291,7 +291,8 @@ TEST_F(QuantizeTest, TuningBringsTheModelNearerAtTheSameSize) {
     for (const std::string& name : files->checkpoint->names()) {
       EXPECT_TRUE(files->weights->Verify(name).ok()) << name;
     }
-    EXPECT_EQ(files->weights->Dense(files->spec.names.final_norm + ".weight").dtype, DType::kF16);
+    EXPECT_EQ(files->weights->Describe(files->spec.names.final_norm + ".weight")->dtype,
+              DType::kF16);
   }
 }
 
@@ -590,7 +591,7 @@ TEST_F(QuantizeTest, PackedWeightsComputeAsTheirDecodedValues) {
     std::vector<std::string> dense;
     for (const std::string& name : packed->checkpoint->names()) {
       if (IsQuantizedTensor(name)) continue;
-      const HostTensor& tensor = *packed->checkpoint->Find(name);
+      const TensorInfo& tensor = *packed->checkpoint->Find(name);
       entries.push_back({name, tensor.dtype, tensor.shape});
       dense.push_back(name);
     }
@@ -603,7 +604,7 @@ TEST_F(QuantizeTest, PackedWeightsComputeAsTheirDecodedValues) {
       ASSERT_TRUE(writer->Append(std::as_bytes(std::span(decoded[entry.name]))).ok());
     }
     for (const std::string& name : dense) {
-      const HostTensor& tensor = *packed->checkpoint->Find(name);
+      const HostTensor tensor = *packed->checkpoint->Get(name);
       ASSERT_TRUE(writer->Append({tensor.data, static_cast<size_t>(tensor.bytes())}).ok());
     }
     ASSERT_TRUE(writer->Finish().ok());

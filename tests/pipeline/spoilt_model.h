@@ -17,8 +17,8 @@ inline void CopyWithNan(const std::string& from, const std::string& to, const st
   std::filesystem::copy(from, to, std::filesystem::copy_options::recursive);
   const auto checkpoint = Checkpoint::Open(to);
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
-  const HostTensor* weight = (*checkpoint)->Find(tensor);
-  ASSERT_NE(weight, nullptr);
+  const auto weight = (*checkpoint)->Get(tensor);
+  ASSERT_TRUE(weight.ok()) << weight.status();
   const std::string bytes(reinterpret_cast<const char*>(weight->data), 64);
   const std::string path = to + "/model.safetensors";
   std::string file(std::filesystem::file_size(path), '\0');

@@ -21,12 +21,15 @@ class SpoiltWeights : public WeightSource {
  public:
   SpoiltWeights(const WeightSource& original, std::string name, float value)
       : original_(original), name_(std::move(name)) {
-    shape_ = original.Dense(name_).shape;
+    shape_ = original.Describe(name_)->shape;
     values_.assign(shape_.elements(), value);
   }
-  HostTensor Dense(const std::string& name) const override {
+  std::optional<TensorInfo> Describe(const std::string& name) const override {
+    return name != name_ ? original_.Describe(name) : TensorInfo{DType::kF32, shape_};
+  }
+  StatusOr<HostTensor> Dense(const std::string& name) const override {
     if (name != name_) return original_.Dense(name);
-    return {DType::kF32, shape_, reinterpret_cast<const std::byte*>(values_.data())};
+    return HostTensor{{DType::kF32, shape_}, reinterpret_cast<const std::byte*>(values_.data())};
   }
   bool IsPacked(const std::string&) const override { return false; }
   StatusOr<std::shared_ptr<const LinearCodes>> Packed(const std::string&) const override {

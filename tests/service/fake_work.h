@@ -7,6 +7,7 @@
 #include <mutex>
 
 #include "base/interrupt.h"
+#include "pipeline/output.h"
 #include "pipeline/quantize.h"
 #include "storage/files.h"
 
@@ -48,12 +49,13 @@ class FakeWork {
       if (!error_.ok()) return std::exchange(error_, absl::OkStatus());
     }
     phase.Done();
-    CVXQ_ASSIGN_OR_RETURN(const auto output, OutputFolder::Create(options.output, false));
-    CVXQ_RETURN_IF_ERROR(WriteFile(output->File("model.safetensors"), "weights"));
+    CVXQ_ASSIGN_OR_RETURN(const auto output, Output::Create(options.output, false));
+    const std::string file = output->folder() + "/model.safetensors";
+    CVXQ_RETURN_IF_ERROR(WriteFile(file, "weights"));
     QuantizeReport report;
     report.bits_per_weight = options.bits.value_or(0);
-    CVXQ_ASSIGN_OR_RETURN(report.sha256["model.safetensors"],
-                          FileSha256(output->File("model.safetensors")));
+    CVXQ_ASSIGN_OR_RETURN(report.sha256["model.safetensors"], FileSha256(file));
+    CVXQ_RETURN_IF_ERROR(output->Upload(nlohmann::json::object()));
     CVXQ_RETURN_IF_ERROR(options.before_publish(report));
     CVXQ_RETURN_IF_ERROR(output->Publish());
     return report;

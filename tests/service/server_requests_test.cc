@@ -125,7 +125,7 @@ TEST_F(ServerRequestsTest, RefusesPlacesOutsideTheAllowList) {
                  reason::kStorageDenied);
   }
   auto request = service.Request("a");
-  request.mutable_quantize_model_job()->mutable_source()->set_uri("s3://bucket/model");
+  request.mutable_quantize_model_job()->mutable_source()->set_uri("gs://bucket/model");
   ExpectReason(service.Create(request).status(), absl::StatusCode::kUnimplemented,
                reason::kStorageUnsupported);
 }

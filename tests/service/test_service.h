@@ -37,7 +37,7 @@ class TestService {
 
   // A new coordinator on the same store, as after a restart; on another port.
   void Start() {
-    policy_ = *StoragePolicy::Make({scratch_.path()});
+    policy_ = *StoragePolicy::Make({scratch_.path(), "s3://bucket/allowed"});
     LocalExecutorOptions options;
     options.report_interval = absl::Milliseconds(1);
     options.quantize = [this](const QuantizeOptions& of_job, Progress& progress) {

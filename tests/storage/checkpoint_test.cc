@@ -68,8 +68,8 @@ TEST_F(CheckpointTest, Shards) {
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   EXPECT_EQ((*checkpoint)->names(), (std::vector<std::string>{"a", "b", "c"}));
   EXPECT_EQ((*checkpoint)->total_bytes(), 6);
-  EXPECT_EQ(static_cast<int>((*checkpoint)->Find("b")->data[0]), 3);
-  EXPECT_EQ(static_cast<int>((*checkpoint)->Find("c")->data[0]), 1);
+  EXPECT_EQ(static_cast<int>((*checkpoint)->Get("b")->data[0]), 3);
+  EXPECT_EQ(static_cast<int>((*checkpoint)->Get("c")->data[0]), 1);
   EXPECT_EQ((*checkpoint)->metadata().at("last"), "b");  // the first file wins
 }
 

@@ -96,7 +96,22 @@ FakeS3::FakeS3() {
   acceptor_ = std::thread([this] { Accept(); });
 }
 
+void FakeS3::SetEnvironment() {
+  in_environment_ = true;
+  setenv("AWS_ENDPOINT_URL", endpoint().c_str(), 1);
+  setenv("AWS_REGION", kRegion, 1);
+  setenv("AWS_ACCESS_KEY_ID", kAccessKey, 1);
+  setenv("AWS_SECRET_ACCESS_KEY", kSecret, 1);
+  setenv("AWS_SESSION_TOKEN", kToken, 1);
+}
+
 FakeS3::~FakeS3() {
+  if (in_environment_) {
+    for (const char* name : {"AWS_ENDPOINT_URL", "AWS_REGION", "AWS_ACCESS_KEY_ID",
+                             "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}) {
+      unsetenv(name);
+    }
+  }
   {
     const std::lock_guard lock(mutex_);
     stop_ = true;
@@ -135,6 +150,11 @@ void FakeS3::Mend(S3Op op) {
 void FakeS3::Put(const std::string& key, const std::string& bytes) {
   const std::lock_guard lock(mutex_);
   objects_[key] = {bytes, "\"" + Digest(EVP_md5(), bytes) + "\"", ""};
+}
+
+void FakeS3::Remove(const std::string& key) {
+  const std::lock_guard lock(mutex_);
+  objects_.erase(key);
 }
 
 std::map<std::string, std::string> FakeS3::objects() const {

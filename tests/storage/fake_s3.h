@@ -68,6 +68,9 @@ class FakeS3 {
   // For clients, with good credentials.
   S3Config Config(const std::string& prefix) const;
   std::string endpoint() const;
+  // Makes s3:// addresses lead here, for this process and those that it starts, as long as this
+  // lives.
+  void SetEnvironment();
 
   // The next `times` requests of this kind go wrong like this. Faults of one kind wait in a queue.
   void Break(S3Op op, const S3Fault& fault, int times = 1);
@@ -77,6 +80,7 @@ class FakeS3 {
   void set_ignores_range() { ignores_range_ = true; }
 
   void Put(const std::string& key, const std::string& bytes);  // the whole key
+  void Remove(const std::string& key);
   std::map<std::string, std::string> objects() const;
   int unfinished_uploads() const;
   int count(S3Op op) const;                     // requests that came, also those that went wrong
@@ -122,6 +126,7 @@ class FakeS3 {
   Answer Complete(const Request& request);
 
   int listener_ = -1, port_ = 0;
+  bool in_environment_ = false;
   std::thread acceptor_;
   S3Conditions conditions_ = S3Conditions::kAtomic;
   bool ignores_if_match_ = false, ignores_range_ = false;

@@ -1,0 +1,220 @@
+// Commands on models in a bucket: the same bytes as with folders, and one line for each thing that
+// can be wrong.
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "tests/cli/process.h"
+#include "tests/pipeline/scratch_folder.h"
+#include "tests/storage/fake_s3.h"
+
+namespace cvxq {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+using Arguments = std::vector<std::string>;
+
+const std::string kSource = CVXQ_SOURCE_DIR;
+const std::string kModel = kSource + "/examples/models/kjv-llama-1m";
+
+std::string Slurp(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+class ObjectCommandsTest : public testing::Test {
+ protected:
+  ObjectCommandsTest() {
+    s3_.SetEnvironment();
+    fs::create_directory(Path("tmp"));
+    setenv("TMPDIR", Path("tmp").c_str(), 1);
+    for (const auto& entry : fs::directory_iterator(kModel)) {
+      s3_.Put("models/llama/" + entry.path().filename().string(), Slurp(entry.path()));
+    }
+  }
+  ~ObjectCommandsTest() override {
+    EXPECT_TRUE(fs::is_empty(Path("tmp"))) << "something is left in the scratch folder";
+    EXPECT_EQ(s3_.complaints().empty(), !complains_);
+    unsetenv("TMPDIR");
+  }
+
+  std::string Path(const std::string& name) const { return scratch_.path() + "/" + name; }
+  static Arguments Quantize(const std::string& model, const std::string& output) {
+    return {"quantize",  model, "--bits",    "3",  "-o",        output,
+            "--samples", "8",   "--seq-len", "32", "--threads", "2"};
+  }
+  // The objects below a prefix, by what follows it.
+  std::map<std::string, std::string> Below(const std::string& prefix) const {
+    std::map<std::string, std::string> found;
+    for (const auto& [key, bytes] : s3_.objects()) {
+      if (key.starts_with(prefix)) found[key.substr(prefix.size())] = bytes;
+    }
+    return found;
+  }
+
+  FakeS3 s3_;
+  ScratchFolder scratch_;
+  bool complains_ = false;  // the server, as it should
+};
+
+TEST_F(ObjectCommandsTest, QuantizeMakesTheSameFilesAsInAFolder) {
+  const ProcessResult local = Cvxq(Quantize(kModel, Path("out")));
+  ASSERT_EQ(local.code, 0) << local.err;
+  const ProcessResult remote = Cvxq(Quantize("s3://bucket/models/llama", "s3://bucket/out/llama"));
+  ASSERT_EQ(remote.code, 0) << remote.err;
+  // Each byte of the model is read once.
+  int64_t bytes = 0;
+  for (const auto& [name, contents] : Below("models/llama/")) bytes += contents.size();
+  // Tokenizer files twice: to be used and to be copied.
+  EXPECT_LT(s3_.body_bytes_sent(), bytes * 1.01 + 80'000);
+  const auto objects = Below("out/llama/");
+  ASSERT_TRUE(objects.contains("manifest.json"));
+  const auto manifest = nlohmann::json::parse(objects.at("manifest.json"));
+  const std::string folder = manifest["folder"];
+  size_t files = 0;
+  for (const auto& entry : fs::directory_iterator(Path("out"))) {
+    const std::string name = entry.path().filename();
+    EXPECT_TRUE(objects.at(folder + "/" + name) == Slurp(entry.path())) << name;
+    ++files;
+  }
+  EXPECT_EQ(objects.size(), files + 1) << "scratch objects are left";
+
+  const std::string text = kSource + "/examples/text/kjv.test.txt";
+  const Arguments how = {"--text", text, "--seq-len", "64", "--max-sequences", "8", "--json"};
+  const auto eval = [&](const std::string& model, const std::string& reference) {
+    Arguments arguments = {"eval", model, "--reference", reference};
+    arguments.insert(arguments.end(), how.begin(), how.end());
+    const ProcessResult result = Cvxq(arguments);
+    EXPECT_EQ(result.code, 0) << result.err;
+    return nlohmann::json::parse(result.out)["kl_mean"];
+  };
+  EXPECT_EQ(eval("s3://bucket/out/llama", "s3://bucket/models/llama"), eval(Path("out"), kModel));
+  const ProcessResult inspected = Cvxq({"inspect", "s3://bucket/out/llama/", "--json"});
+  EXPECT_EQ(inspected.code, 0) << inspected.err;
+  EXPECT_EQ(nlohmann::json::parse(inspected.out)["file_bytes"], manifest["facts"]["file_bytes"]);
+  const ProcessResult written =
+      Cvxq({"generate", "s3://bucket/out/llama", "-p", "In the", "-n", "4"});
+  EXPECT_EQ(written.code, 0) << written.err;
+}
+
+// Servers that are busy, broken, or cut their answers short, in the middle of a job.
+TEST_F(ObjectCommandsTest, FaultsChangeNothing) {
+  const auto manifest = [this](const std::string& output) {
+    const auto objects = Below(output + "/");
+    return objects.contains("manifest.json") ? objects.at("manifest.json") : "";
+  };
+  ASSERT_EQ(Cvxq(Quantize("s3://bucket/models/llama", "s3://bucket/out/a")).code, 0);
+  s3_.Break(S3Op::kGet, {.kind = S3Fault::kAnswer, .status = 503, .text = "SlowDown"}, 3);
+  s3_.Break(S3Op::kGet, {.kind = S3Fault::kTruncated}, 5);
+  s3_.Break(S3Op::kGet, {.kind = S3Fault::kAnswer, .status = 500, .text = "InternalError"}, 2);
+  s3_.Break(S3Op::kGet, {.kind = S3Fault::kResetAfter}, 2);
+  s3_.Break(S3Op::kList, {.kind = S3Fault::kResetBefore}, 2);
+  s3_.Break(S3Op::kHead, {.kind = S3Fault::kAnswer, .status = 503, .text = ""}, 2);
+  // Lost replies to writes that were done, among them perhaps the manifest's.
+  s3_.Break(S3Op::kPut, {.kind = S3Fault::kLostReply}, 2);
+  s3_.Break(S3Op::kPut, {.kind = S3Fault::kAnswer, .status = 503, .text = "SlowDown"}, 3);
+  const ProcessResult result = Cvxq(Quantize("s3://bucket/models/llama", "s3://bucket/out/b"));
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_EQ(manifest("out/b"), manifest("out/a"));
+  EXPECT_NE(manifest("out/a"), "");
+}
+
+TEST_F(ObjectCommandsTest, EachMistakeHasOneLine) {
+  const std::string model = "s3://bucket/models/llama", output = "s3://bucket/out/x";
+  const auto expect = [&](const Arguments& arguments, int code, const std::string& part,
+                          const ProcessOptions& options = {}) {
+    const ProcessResult result = Cvxq(arguments, options);
+    EXPECT_EQ(result.code, code) << result.err;
+    EXPECT_EQ(result.out, "");
+    EXPECT_THAT(result.err, HasSubstr("cvxq: "));
+    EXPECT_THAT(result.err, HasSubstr(part));
+    EXPECT_THAT(result.err, testing::Not(HasSubstr(FakeS3::kSecret)));
+    EXPECT_THAT(Below("out/x/"), testing::Not(testing::Contains(testing::Key("manifest.json"))));
+  };
+  const auto answer = [](int status, const char* code) {
+    return S3Fault{.kind = S3Fault::kAnswer, .status = status, .text = code};
+  };
+  expect(Quantize("s3://bucket/none", output), 1, "s3://bucket/none does not exist");
+  expect(Quantize("s3://nosuchbucket/x", output), 1, "NoSuchBucket");
+  expect(Quantize("s3://bucket/../x", output), 2, "another folder");
+  expect(Quantize(model, "s3://bucket/models/llama/out"), 2, "choose another name");
+  Arguments overwrite = Quantize(model, output);
+  overwrite.push_back("--overwrite");
+  expect(overwrite, 2, "--overwrite");
+
+  s3_.Break(S3Op::kList, answer(403, "AccessDenied"));
+  expect(Quantize(model, output), 1, "AccessDenied");
+  s3_.Break(S3Op::kPut, answer(403, "AccessDenied"), 1000);
+  expect(Quantize(model, output), 1, "AccessDenied");
+  s3_.Mend(S3Op::kPut);
+  s3_.set_conditions(S3Conditions::kIgnored);
+  expect(Quantize(model, output), 1, "If-None-Match");
+  s3_.set_conditions(S3Conditions::kAtomic);
+
+  // Read while it is written to: the first answers are slow, then another object is there.
+  s3_.Break(S3Op::kGet, {.kind = S3Fault::kDrip}, 9);
+  s3_.Break(S3Op::kGet, {.kind = S3Fault::kReplaced, .text = "another"});
+  expect(Quantize(model, output), 1, "changed");
+  s3_.Put("models/llama/model.safetensors", Slurp(kModel + "/model.safetensors"));
+
+  // A limit on the size of files stands for a full disk.
+  expect(Quantize(model, output), 1, Path("tmp"), {.file_size_limit = 100'000});
+
+  const std::string weights = Slurp(kModel + "/model.safetensors");
+  s3_.Put("models/llama/model.safetensors", weights.substr(0, weights.size() / 2));
+  expect(Quantize(model, output), 1, "cut short");
+  s3_.Put("models/llama/config.json", "{");
+  expect(Quantize(model, output), 1, "s3://bucket/models/llama/config.json");
+  s3_.Put("out/x/manifest.json", "{}");
+  expect({"inspect", output}, 1, "s3://bucket/out/x/manifest.json");
+}
+
+TEST_F(ObjectCommandsTest, AnOutputIsNeverReplaced) {
+  s3_.Put("out/x/manifest.json", "{}");
+  const ProcessResult result = Cvxq(Quantize("s3://bucket/models/llama", "s3://bucket/out/x"));
+  EXPECT_EQ(result.code, 2);
+  EXPECT_THAT(result.err, HasSubstr("s3://bucket/out/x exists"));
+  EXPECT_EQ(Below("out/x/").at("manifest.json"), "{}");
+}
+
+TEST_F(ObjectCommandsTest, WithoutCredentials) {
+  for (const char* name : {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}) {
+    unsetenv(name);
+  }
+  const ProcessResult result = Cvxq({"inspect", "s3://bucket/models/llama"});
+  EXPECT_EQ(result.code, 1);
+  EXPECT_THAT(result.err, HasSubstr("s3://bucket/models/llama"));
+  EXPECT_THAT(result.err, HasSubstr("AWS_ACCESS_KEY_ID"));
+  complains_ = true;
+}
+
+// Texts too may lie in a bucket; a folder's address may be written as file://.
+TEST_F(ObjectCommandsTest, TextsInBuckets) {
+  const std::string text = Slurp(kSource + "/examples/text/kjv.test.txt");
+  s3_.Put("texts/a.txt", text);
+  s3_.Put("texts/.hidden.txt", std::string(100, '\0'));
+  s3_.Put("texts/picture.png", std::string(100, '\0'));
+  std::ofstream(Path("a.txt"), std::ios::binary) << text;
+  const auto run = [this](const std::string& calib, const std::string& out) {
+    Arguments arguments = Quantize("file://" + kModel, "file://" + Path(out));
+    arguments.insert(arguments.end(), {"--calib", calib});
+    const ProcessResult result = Cvxq(arguments);
+    EXPECT_EQ(result.code, 0) << result.err;
+    return Slurp(Path(out) + "/model.safetensors");
+  };
+  const std::string expected = run(Path("a.txt"), "x");
+  EXPECT_TRUE(run("s3://bucket/texts/a.txt", "y") == expected);
+  EXPECT_TRUE(run("s3://bucket/texts:2.5", "z") == expected);
+  s3_.Put("texts/ids.npy", "x");
+  const ProcessResult ids = Cvxq({"eval", kModel, "--text", "s3://bucket/texts/ids.npy"});
+  EXPECT_EQ(ids.code, 1);
+  EXPECT_THAT(ids.err, HasSubstr("token ids"));
+}
+
+}  // namespace
+}  // namespace cvxq
