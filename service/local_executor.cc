@@ -58,6 +58,13 @@ Status SourceChanged(const std::string& model) {
                                    "revision that was asked for"));
 }
 
+// Whether this process is to stop before it could be found out what was published: whoever starts
+// next will.
+bool IsUndecided(const JobInput& resumed) {
+  const Status error = FromRpcStatus(resumed.error);
+  return absl::IsUnavailable(error) || absl::IsCancelled(error);
+}
+
 }  // namespace
 
 LocalExecutor::LocalExecutor(StoragePolicy policy, LocalExecutorOptions options)
@@ -146,8 +153,7 @@ void LocalExecutor::Run(const Task& task) {
   const std::string& name = task.job.name();
   if (task.job.state() == Job::PUBLISHING) {
     const JobInput input = Resume(task.job);
-    if (absl::IsUnavailable(FromRpcStatus(input.error)))
-      return;                                               // it is to stop: the next one looks
+    if (IsUndecided(input)) return;
     task.sink->Report(name, input).status().IgnoreError();  // it retries what may pass
     return;
   }
@@ -161,7 +167,7 @@ void LocalExecutor::Run(const Task& task) {
   if (publishing && absl::IsUnavailable(status)) {
     // The last write may have come through although no reply did.
     outcome = Resume(*publishing);
-    if (absl::IsUnavailable(FromRpcStatus(outcome.error))) return;
+    if (IsUndecided(outcome)) return;
   } else if (!status.ok()) {
     {
       std::lock_guard lock(mutex_);
