@@ -61,6 +61,13 @@ Status SourceChanged(const std::string& model) {
                                    "revision that was asked for"));
 }
 
+// Whether this process is to stop before it could be found out what was published: whoever starts
+// next will.
+bool IsUndecided(const JobInput& resumed) {
+  const Status error = FromRpcStatus(resumed.error);
+  return absl::IsUnavailable(error) || absl::IsCancelled(error);
+}
+
 }  // namespace
 
 LocalExecutor::LocalExecutor(StoragePolicy policy, LocalExecutorOptions options)
@@ -149,9 +156,7 @@ void LocalExecutor::Run(const Task& task) {
   const std::string& name = task.job.name();
   if (task.job.state() == Job::PUBLISHING) {
     const JobInput outcome = Resume(task.job);
-    if (absl::IsUnavailable(FromRpcStatus(outcome.error))) {
-      return;  // it is to stop: the next one looks
-    }
+    if (IsUndecided(outcome)) return;
     const bool reported = task.sink->Report(name, outcome).ok();  // it retries what may pass
     if (reported && outcome.kind != JobInput::Kind::kRequeue) ForgetState(task.job);
     return;
@@ -169,7 +174,7 @@ void LocalExecutor::Run(const Task& task) {
   if (publishing && absl::IsUnavailable(status)) {
     // The last write may have come through although no reply did.
     outcome = Resume(*publishing);
-    if (absl::IsUnavailable(FromRpcStatus(outcome.error))) return;
+    if (IsUndecided(outcome)) return;
   } else if (!status.ok()) {
     {
       std::lock_guard lock(mutex_);

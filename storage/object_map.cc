@@ -7,11 +7,22 @@
 
 #include <cerrno>
 #include <cstdlib>
+#include <set>
 
 #include "storage/errors.h"
 
 namespace cvxq {
 namespace {
+
+// All maps of the process, each until it goes.
+struct Registry {
+  std::mutex mutex;
+  std::set<ObjectMap*> maps;
+};
+Registry& AllMaps() {
+  static Registry* const registry = new Registry;
+  return *registry;
+}
 
 int64_t PageBytes() { return sysconf(_SC_PAGESIZE); }
 
@@ -37,8 +48,9 @@ int OpenUnnamedFile(const std::string& folder) {
 }
 
 StatusOr<std::shared_ptr<ObjectMap>> ObjectMap::Open(std::shared_ptr<ObjectStore> store,
-                                                     ObjectInfo info, const std::string& folder) {
-  std::shared_ptr<ObjectMap> map(new ObjectMap(std::move(store), std::move(info), folder));
+                                                     ObjectInfo info, const std::string& folder,
+                                                     int64_t room) {
+  std::shared_ptr<ObjectMap> map(new ObjectMap(std::move(store), std::move(info), folder, room));
   const int64_t size = map->info_.size;
   if (size == 0) return map;
   map->file_ = OpenUnnamedFile(folder);
@@ -46,10 +58,16 @@ StatusOr<std::shared_ptr<ObjectMap>> ObjectMap::Open(std::shared_ptr<ObjectStore
   void* data = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, map->file_, 0);
   if (data == MAP_FAILED) return CopyError(errno, folder);
   map->data_ = static_cast<std::byte*>(data);
+  const std::lock_guard lock(AllMaps().mutex);
+  AllMaps().maps.insert(map.get());
   return map;
 }
 
 ObjectMap::~ObjectMap() {
+  {
+    const std::lock_guard lock(AllMaps().mutex);
+    AllMaps().maps.erase(this);
+  }
   if (data_ != nullptr) munmap(data_, info_.size);
   if (file_ >= 0) close(file_);
 }
@@ -63,9 +81,15 @@ Status ObjectMap::Load(int64_t offset, int64_t size, std::shared_ptr<const void>
     part.state = Part::kLoading;
     part.size = size;
     lock.unlock();
-    const Status status = Fetch(offset, size);
+    Status status = Reserve(offset, size);
+    const bool reserved = status.ok();
+    if (reserved) {
+      status =
+          store_->Read(info_.key, info_.etag, offset, {data_ + offset, static_cast<size_t>(size)});
+    }
     lock.lock();
     part.state = status.ok() ? Part::kHere : Part::kAbsent;
+    if (reserved && !status.ok()) kept_ -= size;
     loaded_.notify_all();
     CVXQ_RETURN_IF_ERROR(status);
   }
@@ -77,19 +101,33 @@ Status ObjectMap::Load(int64_t offset, int64_t size, std::shared_ptr<const void>
   return absl::OkStatus();
 }
 
-Status ObjectMap::Fetch(int64_t offset, int64_t size) {
-  CVXQ_RETURN_IF_ERROR(Reserve(offset, size));
-  return store_->Read(info_.key, info_.etag, offset, {data_ + offset, static_cast<size_t>(size)});
-}
-
 // Disk space for a part: writing to a mapped file that has none would end the process.
 Status ObjectMap::Reserve(int64_t offset, int64_t size) {
-  while (fallocate(file_, 0, offset, size) != 0) {
-    const int error = errno;
+  while (const int error = TryReserve(offset, size)) {
     if (error == EINTR) continue;
-    if (error != ENOSPC || !ForgetReleased()) return CopyError(error, folder_);
+    if (error != ENOSPC || !ForgetReleasedOfAll()) return CopyError(error, folder_);
   }
   return absl::OkStatus();
+}
+
+int ObjectMap::TryReserve(int64_t offset, int64_t size) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (size > room_ - kept_) return ENOSPC;
+    kept_ += size;
+  }
+  if (fallocate(file_, 0, offset, size) == 0) return 0;
+  const int error = errno;
+  const std::lock_guard lock(mutex_);
+  kept_ -= size;
+  return error;
+}
+
+bool ObjectMap::ForgetReleasedOfAll() {
+  const std::lock_guard lock(AllMaps().mutex);
+  bool any = false;
+  for (ObjectMap* map : AllMaps().maps) any = map->ForgetReleased() || any;
+  return any;
 }
 
 // Gives back the space of parts that were released and that nobody holds: of whole pages, so that
@@ -107,6 +145,7 @@ bool ObjectMap::ForgetReleased() {
       return false;
     }
     part.state = Part::kAbsent;
+    kept_ -= part.size;
     any = true;
   }
   return any;

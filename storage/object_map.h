@@ -7,8 +7,9 @@
 //   ... use object->bytes().subspan(offset, size) while `hold` lives ...
 //
 // Each byte is read from the store once, as long as the disk has room for what was read. Where it
-// has not, parts that were released and that nobody holds are forgotten, and read again when they
-// are loaded again. All bytes are those of one version of the object: `info.etag` pins it.
+// has not, parts (of all objects of the process) that were released and that nobody holds are
+// forgotten, and read again when they are loaded again. All bytes are those of one version of the
+// object: `info.etag` pins it.
 #ifndef CVXQ_STORAGE_OBJECT_MAP_H_
 #define CVXQ_STORAGE_OBJECT_MAP_H_
 
@@ -28,9 +29,11 @@ namespace cvxq {
 // Thread-safe. Held parts outlive it.
 class ObjectMap : public std::enable_shared_from_this<ObjectMap> {
  public:
-  // `folder` takes the file, which the system removes with the process however that ends.
+  // `folder` takes the file, which the system removes with the process however that ends. `room`
+  // bytes at most are kept in it.
   static StatusOr<std::shared_ptr<ObjectMap>> Open(std::shared_ptr<ObjectStore> store,
-                                                   ObjectInfo info, const std::string& folder);
+                                                   ObjectInfo info, const std::string& folder,
+                                                   int64_t room = INT64_MAX);
   ~ObjectMap();
 
   std::string address() const { return store_->address() + "/" + info_.key; }
@@ -49,11 +52,14 @@ class ObjectMap : public std::enable_shared_from_this<ObjectMap> {
     int64_t size = 0, holds = 0;
     bool released = false;
   };
-  ObjectMap(std::shared_ptr<ObjectStore> store, ObjectInfo info, const std::string& folder)
-      : store_(std::move(store)), info_(std::move(info)), folder_(folder) {}
-  Status Fetch(int64_t offset, int64_t size);
+  ObjectMap(std::shared_ptr<ObjectStore> store, ObjectInfo info, const std::string& folder,
+            int64_t room)
+      : store_(std::move(store)), info_(std::move(info)), folder_(folder), room_(room) {}
   Status Reserve(int64_t offset, int64_t size);
+  // 0 or an errno.
+  int TryReserve(int64_t offset, int64_t size);
   bool ForgetReleased();
+  static bool ForgetReleasedOfAll();
   void Unhold(int64_t offset);
 
   const std::shared_ptr<ObjectStore> store_;
@@ -61,9 +67,11 @@ class ObjectMap : public std::enable_shared_from_this<ObjectMap> {
   const std::string folder_;
   int file_ = -1;
   std::byte* data_ = nullptr;
-  std::mutex mutex_;  // guards parts_
+  const int64_t room_;
+  std::mutex mutex_;  // guards what follows
   std::condition_variable loaded_;
   std::map<int64_t, Part> parts_;  // by offset
+  int64_t kept_ = 0;               // bytes of parts that have space in the file
 };
 
 // Where local copies of remote files and outputs on their way to a bucket go: TMPDIR, else

@@ -159,7 +159,9 @@ TEST_F(ObjectCommandsTest, EachMistakeHasOneLine) {
   // Read while it is written to: the first answers are slow, then another object is there.
   s3_.Break(S3Op::kGet, {.kind = S3Fault::kDrip}, 9);
   s3_.Break(S3Op::kGet, {.kind = S3Fault::kReplaced, .text = "another"});
-  expect(Quantize(model, output), 1, "changed");
+  expect(Quantize(model, Path("folder")), 1, "changed");
+  EXPECT_FALSE(fs::exists(Path("folder")));
+  s3_.Mend(S3Op::kGet);
   s3_.Put("models/llama/model.safetensors", Slurp(kModel + "/model.safetensors"));
 
   // A limit on the size of files stands for a full disk.

@@ -46,7 +46,9 @@ std::string TunedFile(const std::string& name, float error, int64_t epochs,
   const FakeCoder coder(*tiny.files.checkpoint, error);
   std::vector<LinearPlan> plans = MakePlans(tiny.files.spec);
   for (LinearPlan& plan : plans) plan.suffix = ".packed";
-  PackedWriter writer(*tiny.files.checkpoint, {}, plans);
+  const auto made = PackedWriter::Make(*tiny.files.checkpoint, {}, plans);
+  EXPECT_TRUE(made.ok()) << made.status();
+  PackedWriter& writer = **made;
   Progress progress(ProgressMode::kQuiet);
   if (epochs > 0) {
     const Status tuned = TuneParameters({.epochs = epochs,
@@ -88,7 +90,9 @@ TEST(TuneTest, RefusesWhatIsNotFinite) {
   const CalibrationSet calibration = RandomSequences(tiny.files.spec, 2, 8);
   const FakeCoder coder(*tiny.files.checkpoint, 0.05f);
   std::vector<LinearPlan> plans = MakePlans(tiny.files.spec);
-  PackedWriter writer(*tiny.files.checkpoint, {}, plans);
+  const auto made = PackedWriter::Make(*tiny.files.checkpoint, {}, plans);
+  EXPECT_TRUE(made.ok()) << made.status();
+  PackedWriter& writer = **made;
   Progress progress(ProgressMode::kQuiet);
   const Status status = TuneParameters({.epochs = 1,
                                         .spec = tiny.files.spec,

@@ -30,6 +30,7 @@
 #include "tests/pipeline/spoilt_model.h"
 #include "tests/service/certificates.h"
 #include "tests/service/tcp_proxy.h"
+#include "tests/storage/fake_s3.h"
 
 namespace cvxq {
 namespace {
@@ -230,6 +231,31 @@ TEST_F(RemoteStagesTest, SameBytesForAnyNumberOfWorkers) {
     ExpectSame(report);
     EXPECT_EQ(sequences, 70 * count);
   }
+}
+
+// Each worker reads its own blocks alone, once; the coordinator what it copies.
+TEST_F(RemoteStagesTest, ModelsInBuckets) {
+  FakeS3 server;
+  server.SetEnvironment();
+  for (const auto& entry : fs::directory_iterator(Example())) {
+    std::ifstream file(entry.path(), std::ios::binary);
+    server.Put("m/" + entry.path().filename().string(), {std::istreambuf_iterator<char>(file), {}});
+  }
+  const auto checkpoint = Checkpoint::Open(Example());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  int64_t twice = 0;  // embedding, head, last norm: by the workers, and to be copied
+  for (const std::string& name : (*checkpoint)->names()) {
+    const bool linear = name.find("_proj.") != std::string::npos;
+    if (!linear) twice += (*checkpoint)->Find(name)->bytes();
+  }
+  for (int i = 0; i < 3; ++i) StartWorker();
+  AwaitWorkers(3);
+  ExpectSame(
+      Run(UseWorkers(*pool_, {.stages = 3, .patience = absl::Seconds(20)}), "s3://bucket/m"));
+  constexpr int64_t kHeadersAndSmallFiles = 4 * 8'000 + 2 * 60'000;
+  EXPECT_LE(server.body_bytes_sent(),
+            1.01 * ((*checkpoint)->total_bytes() + twice) + kHeadersAndSmallFiles);
+  EXPECT_THAT(server.complaints(), IsEmpty());
 }
 
 // Every place at which a worker can die, four of them in each run; whoever dies is replaced.

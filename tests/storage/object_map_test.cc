@@ -98,6 +98,32 @@ TEST_F(ObjectMapTest, AHoldOutlivesTheMap) {
   EXPECT_EQ(static_cast<char>(data[5]), bytes_[5]);
 }
 
+TEST_F(ObjectMapTest, ReleasedPartsMakeRoom) {
+  bytes_ = Pattern(8 * kPart, 7);
+  server_.Put("pre/x", bytes_);
+  const auto map =
+      ObjectMap::Open(store_, store_->Head("x").value(), scratch_.path(), 3 * kPart).value();
+  const auto load = [&](int64_t i, std::shared_ptr<const void>& hold) {
+    return map->Load(i * kPart + 5, kPart, hold);  // pages are shared with neighbours
+  };
+  std::shared_ptr<const void> hold[5];
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(load(i, hold[i]).ok());
+  ExpectError(load(3, hold[3]), StatusCode::kResourceExhausted, scratch_.path());
+  // Released but held, and held no more but not released: both stay.
+  map->Release(0 * kPart + 5);
+  hold[1].reset();
+  EXPECT_FALSE(load(3, hold[3]).ok());
+  map->Release(1 * kPart + 5);
+  ASSERT_TRUE(load(3, hold[3]).ok());
+  for (const int i : {0, 2, 3}) EXPECT_TRUE(Holds(*map, i * kPart + 5, kPart)) << i;
+  EXPECT_FALSE(Holds(*map, 1 * kPart + 5, kPart)) << "it was given up";
+  hold[0].reset();
+  const int64_t before = server_.body_bytes_sent();
+  ASSERT_TRUE(load(1, hold[1]).ok());
+  EXPECT_EQ(server_.body_bytes_sent() - before, kPart);
+  for (const int i : {1, 2, 3}) EXPECT_TRUE(Holds(*map, i * kPart + 5, kPart)) << i;
+}
+
 TEST_F(ObjectMapTest, AnObjectThatChangesIsNoticed) {
   const auto map = Open(Pattern(4 * kPart, 3));
   std::shared_ptr<const void> hold;
