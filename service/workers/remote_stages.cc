@@ -11,6 +11,7 @@
 #include "service/log.h"
 #include "service/source_fingerprint.h"
 #include "service/uuid.h"
+#include "service/workers/stage_times.h"
 #include "service/workers/wire.h"
 
 namespace cvxq {
@@ -179,6 +180,7 @@ Status RemoteStages::Step(v1::Command command, Progress::Phase* phase,
     parts_[stage].done.reset();
     Send(stage, command);
   }
+  LogStepBegins(command);
   steps_.push_back(std::move(command));
   const auto all_done = [&] {
     return std::all_of(parts_.begin(), parts_.end(),
@@ -218,6 +220,7 @@ void RemoteStages::OnReport(const WorkerLink& worker, v1::Report report) {
   }
   if (report.step() != static_cast<int64_t>(steps_.size()) || part.done) return;
   if (report.has_done()) {
+    LogStepDone(report);
     part.done = std::move(*report.mutable_done());
     changed_.notify_all();
   } else if (report.has_linear() && plans_ != nullptr) {
