@@ -169,59 +169,75 @@ Status Check(const std::string& path) {
   return worst <= kAsked ? absl::OkStatus() : absl::OutOfRangeError("the simulation is off");
 }
 
-ArchSpec Llama405B() {
-  ArchSpec spec;
-  spec.layers = 126;
-  spec.hidden = spec.embedding_dim = 16384;
-  spec.intermediate = 53248;
-  spec.vocabulary = 128256;
-  spec.heads = 128;
-  spec.kv_heads = 8;
-  spec.head_dim = 128;
-  return spec;
+StatusOr<ArchSpec> Llama405B() {
+  return ParseArchSpec({{"model_type", "llama"},
+                        {"num_hidden_layers", 126},
+                        {"hidden_size", 16384},
+                        {"intermediate_size", 53248},
+                        {"vocab_size", 128256},
+                        {"num_attention_heads", 128},
+                        {"num_key_value_heads", 8},
+                        {"max_position_embeddings", 131072},
+                        {"rms_norm_eps", 1e-5},
+                        {"hidden_act", "silu"}},
+                       "Llama-3.1-405B");
 }
 
 struct PredictFlags {
   GpuAssumptions gpu;
   GpuJob job;
+  double back = 35;  // seconds until a lost stage begins anew
 };
 
 struct Found {
-  int64_t stages = 0, replicas = 0;
-  GpuMemory memory;  // of the first stage
+  StageLayout layout;
+  StagedJob job;
+  GpuMemory memory;  // of the largest stage, as if it came first
   Prediction prediction;
 };
 
-// The quickest of all stages and replicas that make up `gpus`.
+// The quickest of all stages and replicas that make up `gpus`; without replicas, of as many stages
+// as there can be.
 StatusOr<Found> Best(const ArchSpec& spec, const PredictFlags& flags, int64_t gpus,
                      bool may_replicate, bool inputs_kept) {
   Found best;
   for (int64_t stages = std::min(gpus, spec.layers); stages >= 1; --stages) {
-    const int64_t replicas = may_replicate ? gpus / stages : 1;
     if (may_replicate && gpus % stages != 0 && stages != spec.layers) continue;
-    StageLayout layout{.stages = CutStages(spec, stages), .replicas = replicas};
-    layout.inputs_kept = inputs_kept;
+    Found found;
+    found.layout = {.stages = CutStages(spec, stages),
+                    .replicas = may_replicate ? gpus / stages : 1,
+                    .inputs_kept = inputs_kept};
     int64_t most = 0;
-    for (const BlockRange& range : layout.stages) most = std::max(most, range.size());
-    const GpuMemory memory = MemoryOf(spec, flags.job, flags.gpu, most, stages);
-    if (!memory.fits) continue;
-    layout.blocks_at_once = memory.blocks_at_once;
+    for (const BlockRange& range : found.layout.stages) most = std::max(most, range.size());
+    found.memory = MemoryOf(spec, flags.job, flags.gpu, most, stages);
+    if (!found.memory.fits) continue;
+    found.layout.blocks_at_once = found.memory.blocks_at_once;
     // The largest linear is coded by one GPU.
-    layout.most_shared = static_cast<double>(spec.quantized_parameters()) /
-                         static_cast<double>(spec.layers * spec.hidden * spec.intermediate);
-    const StagedJob job = GpuStagedJob(spec, flags.job, flags.gpu, memory.streamed, replicas);
-    CVXQ_ASSIGN_OR_RETURN(const Prediction prediction, Predict(job, layout));
-    if (best.stages == 0 || prediction.total < best.prediction.total) {
-      best = {stages, replicas, memory, prediction};
-    }
+    found.layout.most_shared = static_cast<double>(spec.quantized_parameters()) /
+                               static_cast<double>(spec.layers * spec.hidden * spec.intermediate);
+    found.job =
+        GpuStagedJob(spec, flags.job, flags.gpu, found.memory.streamed, found.layout.replicas);
+    CVXQ_ASSIGN_OR_RETURN(found.prediction, Predict(found.job, found.layout));
+    const bool better = found.prediction.total < best.prediction.total;
+    if (best.layout.stages.empty() || better) best = std::move(found);
     if (!may_replicate) break;
   }
-  if (best.stages == 0) return absl::ResourceExhaustedError("no stage fits on a GPU");
+  if (best.layout.stages.empty()) return absl::ResourceExhaustedError("no stage fits on a GPU");
   return best;
 }
 
+// Minutes more where the stage in the middle is lost half-way and begins anew.
+StatusOr<double> MinutesOfLoss(const Found& found, double seconds) {
+  StageLayout layout = found.layout;
+  layout.losses = {{.process = static_cast<int64_t>(layout.stages.size()) / 2,
+                    .at = found.prediction.total / 2,
+                    .seconds = seconds}};
+  CVXQ_ASSIGN_OR_RETURN(const Prediction lost, Predict(found.job, layout));
+  return (lost.total - found.prediction.total) / 60;
+}
+
 Status PredictAll(const PredictFlags& flags) {
-  const ArchSpec spec = Llama405B();
+  CVXQ_ASSIGN_OR_RETURN(const ArchSpec spec, Llama405B());
   const double ideal = WorkSeconds(GpuStagedJob(spec, flags.job, flags.gpu, false, 1));
   std::printf(
       "Llama-3.1-405B, %lld sequences of %lld tokens; %.1f hours on one GPU that holds all.\n"
@@ -231,23 +247,25 @@ Status PredictAll(const PredictFlags& flags) {
       ideal / 3600, 100 * flags.gpu.share, flags.gpu.bf16_flops / 1e12, flags.gpu.fp32_flops / 1e12,
       flags.gpu.memory / 1e9, flags.gpu.link_bytes / 1e9, flags.gpu.search_weights);
   std::printf(
-      "| GPUs | layout | weights | gradients | moments | coding | minutes | efficiency |\n"
-      "| ---: | --- | --- | ---: | ---: | ---: | ---: | ---: |\n");
+      "| GPUs | stages x replicas | weights | gradients | moments | coding | minutes | efficiency "
+      "| a loss |\n| ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n");
   struct Kind {
     const char* name;
     bool may_replicate, inputs_kept;
   };
   for (int64_t gpus = 8; gpus <= 512; gpus *= 2) {
-    for (const Kind& kind : {Kind{"", false, false}, Kind{", inputs kept", false, true},
-                             Kind{", replicas, inputs kept", true, true}}) {
+    for (const Kind& kind : {Kind{"as built", false, false}, Kind{"inputs kept", false, true},
+                             Kind{"replicas, inputs kept", true, true}}) {
       CVXQ_ASSIGN_OR_RETURN(const Found found,
                             Best(spec, flags, gpus, kind.may_replicate, kind.inputs_kept));
+      CVXQ_ASSIGN_OR_RETURN(const double loss, MinutesOfLoss(found, flags.back));
       const Prediction& p = found.prediction;
-      std::printf("| %lld | %lld x %lld%s | %s | %.1f | %.1f | %.1f | %.1f | %.0f %% |\n",
-                  static_cast<long long>(gpus), static_cast<long long>(found.stages),
-                  static_cast<long long>(found.replicas), kind.name,
+      std::printf("| %lld | %lld x %lld, %s | %s | %.1f | %.1f | %.1f | %.1f | %.0f %% | %.1f |\n",
+                  static_cast<long long>(gpus), static_cast<long long>(found.layout.stages.size()),
+                  static_cast<long long>(found.layout.replicas), kind.name,
                   found.memory.streamed ? "streamed" : "resident", p.gradients / 60, p.moments / 60,
-                  p.orders / 60, p.total / 60, 100 * ideal / (static_cast<double>(gpus) * p.total));
+                  p.orders / 60, p.total / 60, 100 * ideal / (static_cast<double>(gpus) * p.total),
+                  loss);
     }
   }
   return absl::OkStatus();
@@ -288,6 +306,7 @@ int main(int argc, char** argv) {
   number("--sequences", flags.job.sequences, "Of calibration");
   number("--tokens", flags.job.tokens, "Of a sequence");
   number("--output-block", flags.job.output_block, "Rows of the blocks of H_O");
+  number("--back", flags.back, "Seconds until a lost stage begins anew");
   number("--passes", flags.job.passes, "Of coding over all blocks");
   CLI11_PARSE(app, argc, argv);
   cvxq::Status status;

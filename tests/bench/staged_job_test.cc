@@ -68,13 +68,18 @@ TEST(StagedJobTest, ALostStageCostsItsOwnWork) {
 }
 
 TEST(GpuCostsTest, CountsOperationsAndBytes) {
-  ArchSpec spec;
-  spec.layers = 2;
-  spec.hidden = spec.embedding_dim = 1000;
-  spec.intermediate = 2000;
-  spec.vocabulary = 100;
-  spec.heads = spec.kv_heads = 10;
-  spec.head_dim = 100;
+  const auto parsed = ParseArchSpec({{"model_type", "llama"},
+                                     {"num_hidden_layers", 2},
+                                     {"hidden_size", 1000},
+                                     {"intermediate_size", 2000},
+                                     {"vocab_size", 100},
+                                     {"num_attention_heads", 10},
+                                     {"max_position_embeddings", 2048},
+                                     {"rms_norm_eps", 1e-5},
+                                     {"hidden_act", "silu"}},
+                                    "here");
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  const ArchSpec& spec = *parsed;
   const GpuAssumptions gpu{.bf16_flops = 1e12,
                            .fp32_flops = 1e12,
                            .share = 1,
