@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -15,6 +16,9 @@ constexpr int64_t kSurveyStride = 4;  // every so many blocks are surveyed
 // A trim changes delta by this many times what would do for all blocks at once, so that about one
 // in so many is coded again. At most by kMaxTrim octaves: the loss grows with its square.
 constexpr double kTrimFactor = 4, kMaxTrim = 0.05;
+// Blocks that a trim takes one after another are this share of the model apart, about: any number
+// of them lie in many stages.
+constexpr double kTrimStride = 0.618;
 constexpr double kFirstLog2Delta = -10;  // anywhere: the ascent finds its way
 
 }  // namespace
@@ -27,6 +31,8 @@ void EntropyAnswer::Append(EntropyAnswer other) {
 
 EntropyRate::EntropyRate(CodingContext& context)
     : context_(context), target_(context), blocks_(context.spec.layers) {
+  trim_stride_ = std::llround(kTrimStride * static_cast<double>(blocks_));
+  while (std::gcd(trim_stride_, blocks_) != 1) ++trim_stride_;  // all blocks have their turn
   context_.writer.Share({});
 }
 
@@ -119,10 +125,7 @@ EntropyOrder EntropyRate::CodeAll(double log2_delta) {
 
 StatusOr<EntropyOrder> EntropyRate::Coded(const EntropyAnswer& answer) {
   counts_ = answer.counts;
-  if (passes_ > 2 && coded_step_ != 0) {
-    const double weights = context_.quantized_weights();
-    slope_ = std::clamp((Excess() - coded_excess_) / coded_step_ / weights, -1.2, -0.15) * weights;
-  }
+  if (passes_ > 2 && coded_step_ != 0) LearnSlope();
   // The first pass had the statistics of the survey alone: a second one is always worth it.
   if (ample_) return passes_ == 1 ? CodeAll(log2_delta_) : Done();
   return Decide();
@@ -146,23 +149,35 @@ StatusOr<EntropyOrder> EntropyRate::Decide() {
   return TrimNext();
 }
 
-// The next blocks each time.
+// The next blocks each time: as many as what is left is worth, so that stages work side by side,
+// and by what it is worth to them.
 EntropyOrder EntropyRate::TrimNext() {
   step_ = Step::kTrim;
-  const int64_t next = next_trim_++ % blocks_;
-  ++trimmed_;
-  block_delta_[next] += trim_change_;
-  return {.kind = EntropyOrder::Kind::kCode,
-          .phase = absl::StrCat("trim (pass ", passes_, ")"),
-          .blocks = {{next, block_delta_[next]}},
-          .tables = tables_,
-          .class_shift = class_shift_};
+  EntropyOrder order{.kind = EntropyOrder::Kind::kCode,
+                     .phase = absl::StrCat("trim (pass ", passes_, ")"),
+                     .tables = tables_,
+                     .class_shift = class_shift_};
+  coded_excess_ = Excess();
+  const double all = -coded_excess_ / slope_ * static_cast<double>(blocks_);
+  const int64_t worth = std::llround(all / trim_change_);
+  const int64_t count = std::clamp<int64_t>(worth, 1, blocks_ - trimmed_);
+  const double change = std::clamp(all / static_cast<double>(count), -kMaxTrim, kMaxTrim);
+  coded_step_ = change * static_cast<double>(count) / static_cast<double>(blocks_);
+  for (int64_t i = 0; i < count; ++i) {
+    block_delta_[next_trim_] += change;
+    order.blocks.push_back({next_trim_, block_delta_[next_trim_]});
+    next_trim_ = (next_trim_ + trim_stride_) % blocks_;
+  }
+  trimmed_ += count;
+  std::sort(order.blocks.begin(), order.blocks.end(),
+            [](const auto& a, const auto& b) { return a.block < b.block; });
+  return order;
 }
 
 StatusOr<EntropyOrder> EntropyRate::Trimmed() {
+  if (std::abs(coded_step_) * static_cast<double>(blocks_) > kMaxTrim / 10) LearnSlope();
   const bool turned = (Excess() > 0) != (trim_change_ > 0);
   if (!turned && trimmed_ < blocks_ && !target_.Met()) return TrimNext();
-  // What the last blocks leave is less than one block's share: the next trim is finer.
   return Decide();
 }
 
@@ -173,6 +188,12 @@ void EntropyRate::Learn(const SymbolCounts& counts) {
   std::vector<uint8_t> bytes = tables_->Serialize();
   const int64_t size = static_cast<int64_t>(bytes.size());
   context_.writer.Share({{{std::string(kEntropyName), DType::kU8, {size}}, std::move(bytes)}});
+}
+
+// From what the last order has changed.
+void EntropyRate::LearnSlope() {
+  const double weights = context_.quantized_weights();
+  slope_ = std::clamp((Excess() - coded_excess_) / coded_step_ / weights, -1.2, -0.15) * weights;
 }
 
 double EntropyRate::Excess() const {

@@ -5,7 +5,8 @@
 //   survey   some blocks coded at the delta this gives, twice: symbol statistics, and how the bits
 //            compare with what was foreseen
 //   code     all blocks; dual ascent on log2 delta, with the slope that the passes have shown
-//   trim     some blocks once more at a slightly different delta, until the bytes meet the target
+//   trim     some blocks once more at a slightly different delta, until the bytes meet the target:
+//            first as many at once as should do, then few
 //
 // It decides alone and codes nothing: whoever runs it has the orders carried out
 // (entropy_linears.h), by one process or by many, and answers with the sum of what came of them.
@@ -93,6 +94,7 @@ class EntropyRate {
   EntropyOrder TrimNext();
   EntropyOrder Done();
   void Learn(const SymbolCounts& counts);
+  void LearnSlope();
   double Excess() const;  // bits above what is aimed at
 
   CodingContext& context_;
@@ -109,9 +111,11 @@ class EntropyRate {
   std::shared_ptr<const EntropyTables> tables_;
   SymbolCounts counts_;  // of the last pass over all blocks
   int64_t passes_ = 0;
-  double coded_step_ = 0, coded_excess_ = 0;  // what the pass under way changes, and where it began
-  std::vector<double> block_delta_;           // log2 delta of each block as it is coded
-  int64_t next_trim_ = 0, trimmed_ = 0;       // the block after; blocks of this trim
+  double coded_step_ = 0,
+         coded_excess_ = 0;                  // what the order under way changes, and where it began
+  std::vector<double> block_delta_;          // log2 delta of each block as it is coded
+  int64_t next_trim_ = 0, trim_stride_ = 1;  // the block after, and from it to the next
+  int64_t trimmed_ = 0;                      // blocks of this trim
   double trim_change_ = 0;
 };
 

@@ -10,6 +10,7 @@
 #include "base/interrupt.h"
 #include "base/random.h"
 #include "pipeline/principal_components.h"
+#include "pipeline/stage_times.h"
 
 namespace cvxq {
 namespace {
@@ -176,17 +177,24 @@ class GradientCollector {
     } else {
       CVXQ_ASSIGN_OR_RETURN(x, Receive(*place_.before, StageBoundary::Stream::kForward, ahead));
     }
+    CVXQ_RETURN_IF_ERROR(ForwardBlocks(ahead, x));
+    if (place_.after != nullptr) {
+      return Send(*place_.after, StageBoundary::Stream::kForward, ahead, x);
+    }
+    const StageTimes::Timer timer(place_.times, StageTask::kHead);
+    ahead.gradient = OutputGradient(model_.FinalHidden(x), ahead.sample, ahead.wave.B);
+    ahead.output = std::move(x);
+    return backend_.Synchronize();
+  }
+
+  Status ForwardBlocks(WaveAhead& ahead, Tensor& x) {
+    const StageTimes::Timer timer(place_.times, StageTask::kForward, place_.blocks.size());
     for (int64_t block = place_.blocks.begin; block < place_.blocks.end; ++block) {
       Tensor& input = ahead.inputs.emplace_back(backend_.Allocate(DType::kF32, x.shape));
       backend_.Convert(x, input);
       CVXQ_RETURN_IF_ERROR(model_.ForwardBlock(block, ahead.wave, x, nullptr));
     }
-    if (place_.after != nullptr) {
-      return Send(*place_.after, StageBoundary::Stream::kForward, ahead, x);
-    }
-    ahead.gradient = OutputGradient(model_.FinalHidden(x), ahead.sample, ahead.wave.B);
-    ahead.output = std::move(x);
-    return absl::OkStatus();
+    return backend_.Synchronize();
   }
 
   Status Backward(const WaveAhead& ahead) {
@@ -278,6 +286,13 @@ class GradientCollector {
   }
 
   Status Backward(const WaveAhead& ahead, Tensor g) {
+    CVXQ_RETURN_IF_ERROR(BackwardBlocks(ahead, g));
+    if (place_.before == nullptr) return absl::OkStatus();
+    return Send(*place_.before, StageBoundary::Stream::kBackward, ahead, g);
+  }
+
+  Status BackwardBlocks(const WaveAhead& ahead, Tensor& g) {
+    const StageTimes::Timer timer(place_.times, StageTask::kBackward, place_.blocks.size());
     for (int64_t block = place_.blocks.end - 1; block >= place_.blocks.begin; --block) {
       const LinearObserver observer = [&](LinearId id, const Tensor& x, const Tensor& gy) {
         Observe(sums_[block][static_cast<int>(id)], ahead.sample, ahead.wave, x, gy);
@@ -285,8 +300,7 @@ class GradientCollector {
       CVXQ_RETURN_IF_ERROR(model_.BackwardBlock(
           block, ahead.wave, ahead.inputs[block - place_.blocks.begin], g, &observer));
     }
-    if (place_.before == nullptr) return absl::OkStatus();
-    return Send(*place_.before, StageBoundary::Stream::kBackward, ahead, g);
+    return backend_.Synchronize();
   }
 
   void Observe(Accumulator& sum, int64_t sample, const Wave& wave, const Tensor& x,

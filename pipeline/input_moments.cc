@@ -6,6 +6,7 @@
 
 #include "base/interrupt.h"
 #include "pipeline/gradients.h"
+#include "pipeline/stage_times.h"
 
 namespace cvxq {
 namespace {
@@ -129,6 +130,7 @@ class MomentCollector {
 
   Status RunBlock(int64_t block, int64_t index, Tensor& x, BlockSums& sums) {
     if (Known(block)) return model_.ForwardBlock(block, WaveAt(index), x, nullptr);
+    const StageTimes::Timer timer(place_.times, StageTask::kMoments);
     std::array<bool, kInputCount> seen{};
     const LinearObserver observer = [&](LinearId id, const Tensor& input, const Tensor&) {
       const int which = static_cast<int>(InputOf(id));
@@ -171,6 +173,7 @@ class MomentCollector {
   }
 
   Status FinishBlock(int64_t block, BlockSums& sums, std::array<InputMoments, kInputCount>& out) {
+    const StageTimes::Timer timer(place_.times, StageTask::kFactorInputs);
     const double tokens = static_cast<double>(calibration_.samples * calibration_.seq_len);
     std::array<std::vector<float>, kInputCount> moments;
     for (int i = 0; i < kInputCount; ++i) {

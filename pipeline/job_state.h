@@ -99,8 +99,8 @@ class JobState {
   const std::string address_, digest_;
 };
 
-// Where the state of a job that makes this output is kept: beside a folder, below a bucket's prefix,
-// which is all that may be allowed to be written.
+// Where the state of a job that makes this output is kept: beside a folder, below a bucket's
+// prefix, which is all that may be allowed to be written.
 std::string StateAddress(const std::string& output);
 
 // Removes all states at an address: nobody will go on with them.

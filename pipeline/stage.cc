@@ -6,6 +6,7 @@
 #include "absl/time/clock.h"
 #include "base/failpoint.h"
 #include "pipeline/block_state.h"
+#include "pipeline/stage_times.h"
 
 namespace cvxq {
 namespace {
@@ -31,28 +32,43 @@ int64_t BlocksAtOnce(const ArchSpec& spec, int64_t memory) {
 
 }  // namespace
 
+double HeadBlocks(const ArchSpec& spec) {
+  const double head = static_cast<double>(spec.vocabulary * spec.embedding_dim);
+  std::array<double, kInputCount> width{};
+  double weights = 0, moments = 0;
+  for (const LinearId id : spec.linears()) {
+    weights += static_cast<double>(spec.rows(id) * spec.columns(id));
+    width[static_cast<int>(InputOf(id))] = static_cast<double>(spec.columns(id));
+  }
+  for (const double n : width) moments += n * n;
+  // Products of a token: a block goes forward for gradients, again on the way back, and for
+  // moments, has two on the way back, and the second moments of its inputs; the head one forward,
+  // one back.
+  return 2 * head / (5 * weights + moments);
+}
+
 std::vector<BlockRange> CutStages(const ArchSpec& spec, int64_t stages) {
   const int64_t layers = spec.layers;
   stages = std::clamp<int64_t>(stages, 1, layers);
-  double block = 0;
-  for (const LinearId id : spec.linears()) {
-    block += static_cast<double>(spec.rows(id) * spec.columns(id));
+  // All blocks cost the same: only how many of them the last stage has is to be found.
+  int64_t last = layers;
+  if (stages > 1) {
+    double least = std::numeric_limits<double>::infinity();
+    for (int64_t blocks = 1; blocks <= layers - stages + 1; ++blocks) {
+      const int64_t others = (layers - blocks + stages - 2) / (stages - 1);
+      const double most =
+          std::max(static_cast<double>(others), static_cast<double>(blocks) + HeadBlocks(spec));
+      if (most > least) continue;
+      least = most;
+      last = blocks;
+    }
   }
-  // A block has two forward passes, one backward pass of twice their cost and its coding; the head
-  // one forward and half a backward pass.
-  const double head = 0.4 * static_cast<double>(spec.vocabulary * spec.embedding_dim) / block;
-  // All blocks cost the same: the last stage has fewer by what the head is worth.
-  const double each = (static_cast<double>(layers) + head) / static_cast<double>(stages);
   std::vector<BlockRange> ranges;
-  for (int64_t stage = 0, begin = 0; stage < stages; ++stage) {
-    const int64_t left = stages - stage - 1;
-    int64_t end = stage + 1 == stages
-                      ? layers
-                      : static_cast<int64_t>(std::llround(each * static_cast<double>(stage + 1)));
-    end = std::clamp(end, begin + 1, layers - left);
-    ranges.push_back({begin, end});
-    begin = end;
+  for (int64_t stage = 0; stage + 1 < stages; ++stage) {
+    const int64_t rest = layers - last;
+    ranges.push_back({rest * stage / (stages - 1), rest * (stage + 1) / (stages - 1)});
   }
+  ranges.push_back({layers - last, layers});
   return ranges;
 }
 
@@ -254,6 +270,7 @@ Status Stage::Gradients(Progress::Phase& progress, WaveCuts* cuts) {
   const auto order = [](int64_t, LinearId, int64_t first, std::span<const float> diagonal) {
     return EntropyRowOrder(first, static_cast<int64_t>(diagonal.size()));
   };
+  const StageTimes::Timer timer(place_.times, StageTask::kFactorOutputs, place_.blocks.size());
   CVXQ_ASSIGN_OR_RETURN(
       outputs_, FactorOutputMoments(job_.files.spec, place_.blocks, job_.output_block,
                                     job_.options.shrinkage, order, gradients_, pool_, store_));
@@ -316,8 +333,11 @@ StatusOr<EntropyAnswer> Stage::CarryOut(const EntropyOrder& order, int64_t step,
     }
     EntropyOrder one = order;
     one.blocks = {block};
-    CVXQ_ASSIGN_OR_RETURN(EntropyAnswer part, linears_->CarryOut(one, phase));
-    answer.Append(std::move(part));
+    {
+      const StageTimes::Timer timer(place_.times, codes ? StageTask::kCode : StageTask::kForesee);
+      CVXQ_ASSIGN_OR_RETURN(EntropyAnswer part, linears_->CarryOut(one, phase));
+      answer.Append(std::move(part));
+    }
     if (!codes || job_.state == nullptr) continue;
     unsaved_[block.block] = step;
     if (SaveDue()) KeepWhatIsDone([&] { return SaveCodes(); });

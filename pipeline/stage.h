@@ -40,8 +40,11 @@ struct StageJob {
   double save_seconds = 0;    // how often, while a step is under way
 };
 
+// What the head costs, in blocks.
+double HeadBlocks(const ArchSpec& spec);
+
 // [begin, end) of the blocks of each of at most `stages` stages, none empty: the cut of least cost
-// for the most expensive one, where a block costs its weights and the last stage also the head.
+// for the most expensive one, where all blocks cost the same and the last stage has also the head.
 std::vector<BlockRange> CutStages(const ArchSpec& spec, int64_t stages);
 
 // Used from one thread at a time.

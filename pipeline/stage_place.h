@@ -12,6 +12,8 @@
 
 namespace cvxq {
 
+class StageTimes;  // stage_times.h
+
 struct BlockRange {
   int64_t begin = 0, end = 0;
   int64_t size() const { return end - begin; }
@@ -51,6 +53,7 @@ struct StagePlace {
   // Waves whose forward pass this stage may be ahead of their backward pass: as many as there are
   // stages from this one on, so that none waits.
   int64_t waves_ahead = 1;
+  StageTimes* times = nullptr;  // nullptr: nobody asks
 
   static StagePlace Whole(int64_t layers) { return {.blocks = {0, layers}}; }
 };

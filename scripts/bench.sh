@@ -63,6 +63,14 @@ fi
 title "Memory and time of a whole job (bench/memory.py)"
 python3 bench/memory.py --build "$build"
 
+title "Worker processes, and the simulation of them (bench/scaling.py, bench/scaling.cc)"
+scaling=$(mktemp -d)
+python3 bench/scaling.py --build "$build" --runs "$scaling/runs.json" >"$scaling/log"
+python3 bench/scaling.py --build "$build" --runs "$scaling/runs.json" --workers 1 --copies 2
+"$build/bench/bench_scaling" check "$scaling/runs.json" || true
+"$build/bench/bench_scaling" predict
+rm -r "$scaling"
+
 if [ -f bench/quality.py ]; then
   title "Quality at every size (bench/quality.py)"
   python3 bench/quality.py "${quality[@]}"

@@ -11,6 +11,7 @@
 #include "service/errors.h"
 #include "service/log.h"
 #include "service/uuid.h"
+#include "service/workers/stage_times.h"
 #include "service/workers/wire.h"
 #include "storage/source_fingerprint.h"
 
@@ -210,6 +211,7 @@ Status RemoteStages::Step(v1::Command command, Progress::Phase* phase,
     parts_[stage].done.reset();
     Send(stage, command);
   }
+  LogStepBegins(command);
   steps_.push_back(std::move(command));
   Failpoint("step-sent");
   const Status status = Wait(lock, commits);
@@ -319,6 +321,7 @@ void RemoteStages::OnReport(const WorkerLink& worker, v1::Report report) {
   if (report.step() != step_ || part.done) return;
   if (report.has_done()) {
     Failpoint("step-report-heard");
+    LogStepDone(report);
     part.done = std::move(*report.mutable_done());
     changed_.notify_all();
   } else if (report.has_linear() && plans_ != nullptr) {

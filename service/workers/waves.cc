@@ -8,6 +8,7 @@
 
 #include "absl/time/clock.h"
 #include "base/failpoint.h"
+#include "pipeline/stage_times.h"
 #include "service/workers/wire.h"
 
 namespace cvxq {
@@ -38,7 +39,9 @@ Status Waves::Put(const WaveKey& key, std::span<const float> values) {
   return absl::OkStatus();
 }
 
-StatusOr<std::vector<float>> Waves::Get(const WaveKey& key, absl::Duration wait) {
+StatusOr<std::vector<float>> Waves::Get(const WaveKey& key, absl::Duration wait,
+                                        absl::Duration* waited) {
+  const absl::Time asked = absl::Now();
   Place place;
   {
     std::unique_lock lock(mutex_);
@@ -46,6 +49,7 @@ StatusOr<std::vector<float>> Waves::Get(const WaveKey& key, absl::Duration wait)
                                        [&] { return places_.contains(key); });
     if (!there) return absl::UnavailableError("the wave is not there yet");
     place = places_.at(key);
+    if (waited != nullptr) *waited = absl::Now() - asked;
   }
   std::vector<float> values(place.store->size(place.handle));
   if (values.empty()) return absl::UnavailableError("the wave is not needed any more");
@@ -82,8 +86,10 @@ grpc::Status TransportService::FetchWave(grpc::ServerContext* context,
                                          const v1::FetchWaveRequest* request,
                                          grpc::ServerWriter<v1::WaveChunk>* writer) {
   Failpoint("transport-asked");
-  const StatusOr<std::vector<float>> values = waves_.Get(
-      {request->job(), request->boundary(), request->stream(), request->wave()}, kServerWait);
+  absl::Duration waited;
+  const StatusOr<std::vector<float>> values =
+      waves_.Get({request->job(), request->boundary(), request->stream(), request->wave()},
+                 kServerWait, &waited);
   if (!values.ok()) {
     const bool missing = absl::IsUnavailable(values.status());
     return {missing ? grpc::StatusCode::NOT_FOUND : grpc::StatusCode::DATA_LOSS,
@@ -100,6 +106,7 @@ grpc::Status TransportService::FetchWave(grpc::ServerContext* context,
     chunk.set_offset(offset);
     chunk.set_crc32(Checksum(data + offset, part));
     chunk.set_data(data + offset, part);
+    chunk.set_waited_seconds(absl::ToDoubleSeconds(std::exchange(waited, absl::ZeroDuration())));
     if (!writer->Write(chunk)) break;
     Failpoint("transport-chunk-sent");
     offset += part;
@@ -110,16 +117,18 @@ grpc::Status TransportService::FetchWave(grpc::ServerContext* context,
 RemoteBoundary::RemoteBoundary(std::string job, int64_t boundary, Waves& waves,
                                const std::atomic<bool>& stop,
                                std::shared_ptr<grpc::ChannelCredentials> credentials,
-                               absl::Duration patience)
+                               absl::Duration patience, StageTimes* times)
     : job_(std::move(job)),
       boundary_(boundary),
       waves_(waves),
       stop_(stop),
       credentials_(std::move(credentials)),
-      patience_(patience) {}
+      patience_(patience),
+      times_(times) {}
 
 Status RemoteBoundary::Send(Stream stream, int64_t wave, std::span<const float> values) {
   if (stop_) return absl::AbortedError("the stage was taken away");
+  const StageTimes::Timer timer(times_, StageTask::kTransfer);
   Failpoint("wave-before-keep");
   CVXQ_RETURN_IF_ERROR(waves_.Put({job_, boundary_, static_cast<int32_t>(stream), wave}, values));
   Failpoint("wave-kept");
@@ -129,9 +138,15 @@ Status RemoteBoundary::Send(Stream stream, int64_t wave, std::span<const float> 
 Status RemoteBoundary::Receive(Stream stream, int64_t wave, std::span<float> values) {
   const WaveKey key{job_, boundary_, static_cast<int32_t>(stream), wave};
   Failpoint("wave-before-fetch");
+  const absl::Time begin = absl::Now();
+  absl::Duration transfer;
   for (size_t have = 0; !stop_;) {
-    CVXQ_RETURN_IF_ERROR(Fetch(key, values, have));
+    CVXQ_RETURN_IF_ERROR(Fetch(key, values, have, transfer));
     if (have == values.size_bytes()) {
+      if (times_ != nullptr) {
+        times_->Add(StageTask::kTransfer, 1, absl::ToDoubleSeconds(transfer));
+        times_->Add(StageTask::kWaiting, 1, absl::ToDoubleSeconds(absl::Now() - begin - transfer));
+      }
       Failpoint("wave-fetched");
       return absl::OkStatus();
     }
@@ -141,8 +156,10 @@ Status RemoteBoundary::Receive(Stream stream, int64_t wave, std::span<float> val
   return absl::AbortedError("the stage was taken away");
 }
 
-// As much more of a wave as comes in one call. An error only where asking again is of no use.
-Status RemoteBoundary::Fetch(const WaveKey& key, std::span<float> values, size_t& have) {
+// As much more of a wave as comes in one call; adds what that takes beyond waiting for the wave to
+// `transfer`. An error only where asking again is of no use.
+Status RemoteBoundary::Fetch(const WaveKey& key, std::span<float> values, size_t& have,
+                             absl::Duration& transfer) {
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + kDeadline);
   std::shared_ptr<v1::StageTransport::Stub> stub;
@@ -173,6 +190,8 @@ Status RemoteBoundary::Fetch(const WaveKey& key, std::span<float> values, size_t
   request.set_offset(have);
   char* out = reinterpret_cast<char*>(values.data());
   const size_t size = values.size_bytes(), before = have;
+  const absl::Time asked = absl::Now();
+  absl::Duration waited;
   const auto reader = stub->FetchWave(&context, request);
   v1::WaveChunk chunk;
   bool good = true, fits = true;
@@ -183,9 +202,11 @@ Status RemoteBoundary::Fetch(const WaveKey& key, std::span<float> values, size_t
     if (!good || !fits) break;
     std::memcpy(out + have, data.data(), data.size());
     have += data.size();
+    waited += absl::Seconds(chunk.waited_seconds());
   }
   if (!good || !fits) context.TryCancel();
   const grpc::Status status = reader->Finish();
+  if (have > before) transfer += std::max(absl::ZeroDuration(), absl::Now() - asked - waited);
   {
     const std::lock_guard lock(mutex_);
     call_ = nullptr;

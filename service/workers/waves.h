@@ -47,7 +47,9 @@ class Waves {
   // Keeps a wave; one that is there already stays. Errors: disk.
   Status Put(const WaveKey& key, std::span<const float> values);
   // kUnavailable where it does not come in this time; kDataLoss, of the disk.
-  StatusOr<std::vector<float>> Get(const WaveKey& key, absl::Duration wait);
+  // `waited`, if given: how long it was not there.
+  StatusOr<std::vector<float>> Get(const WaveKey& key, absl::Duration wait,
+                                   absl::Duration* waited = nullptr);
   // Those of a job that no stage will ask for once it is committed (pipeline/job_state.h).
   void Forget(const std::string& job, const JobPosition& committed);
   void Drop(const std::string& job);
@@ -81,11 +83,12 @@ class TransportService : public v1::StageTransport::Service {
 // others from any.
 class RemoteBoundary : public StageBoundary {
  public:
-  // `stop`: whether the stage is to end. All outlive this. `patience`: how long a neighbour may be
+  // `stop`: whether the stage is to end. `times`, if given, gets what Send and Receive take. All
+  // outlive this. `patience`: how long a neighbour may be
   // out of reach at one address.
   RemoteBoundary(std::string job, int64_t boundary, Waves& waves, const std::atomic<bool>& stop,
                  std::shared_ptr<grpc::ChannelCredentials> credentials,
-                 absl::Duration patience = absl::Minutes(2));
+                 absl::Duration patience = absl::Minutes(2), StageTimes* times = nullptr);
 
   Status Send(Stream stream, int64_t wave, std::span<const float> values) override;
   // Asks again until the wave is whole or the stage is stopped (kAborted), wherever the neighbour
@@ -98,7 +101,7 @@ class RemoteBoundary : public StageBoundary {
   void Wake();
 
  private:
-  Status Fetch(const WaveKey& key, std::span<float> values, size_t& have);
+  Status Fetch(const WaveKey& key, std::span<float> values, size_t& have, absl::Duration& transfer);
 
   const std::string job_;
   const int64_t boundary_;
@@ -106,6 +109,7 @@ class RemoteBoundary : public StageBoundary {
   const std::atomic<bool>& stop_;
   const std::shared_ptr<grpc::ChannelCredentials> credentials_;
   const absl::Duration patience_;
+  StageTimes* const times_;
   std::mutex mutex_;  // of all below
   std::condition_variable changed_;
   std::string address_, connected_;  // of the neighbour; of stub_

@@ -18,10 +18,11 @@ WorkerStage::WorkerStage(v1::Command start, Waves& waves, const WorkerResources&
                          std::shared_ptr<grpc::ChannelCredentials> credentials, SendReport send)
     : start_(std::move(start)), resources_(resources), send_(std::move(send)) {
   const v1::StageKey& key = start_.key();
-  if (key.stage() > 0) before_.emplace(key.job(), key.stage() - 1, waves, stop_, credentials);
-  if (key.stage() + 1 < start_.start().stages()) {
-    after_.emplace(key.job(), key.stage(), waves, stop_, credentials);
-  }
+  const auto make = [&](std::optional<RemoteBoundary>& boundary, int64_t at) {
+    boundary.emplace(key.job(), at, waves, stop_, credentials, absl::Minutes(2), &times_);
+  };
+  if (key.stage() > 0) make(before_, key.stage() - 1);
+  if (key.stage() + 1 < start_.start().stages()) make(after_, key.stage());
   thread_ = std::thread([this] { Run(); });
 }
 
@@ -132,7 +133,8 @@ Status WorkerStage::Work() {
   const StagePlace place{.blocks = {spec.block_begin(), spec.block_end()},
                          .before = before_ ? &*before_ : nullptr,
                          .after = after_ ? &*after_ : nullptr,
-                         .waves_ahead = spec.stages() - start_.key().stage()};
+                         .waves_ahead = spec.stages() - start_.key().stage(),
+                         .times = &times_};
   Stage stage(*owned->job, place, threads, memory / share);
   CVXQ_RETURN_IF_ERROR(stage.Restore({.step = spec.state().step(), .waves = spec.state().waves()}));
   v1::Report ready;
@@ -156,6 +158,7 @@ Status WorkerStage::CarryOut(Stage& stage, const v1::Command& command) {
   }});
   auto phase = progress.Start("step", 0, "units");
   Cuts cuts(*this, command.step());
+  times_ = {};
   v1::Report report;
   v1::Report::Done& done = *report.mutable_done();
   switch (command.command_case()) {
@@ -205,6 +208,7 @@ Status WorkerStage::CarryOut(Stage& stage, const v1::Command& command) {
     default:
       return absl::InternalError("a stage was told what it does not know");
   }
+  ToProto(times_, done);
   Send(std::move(report), command.step());
   Failpoint("stage-step-reported");
   return absl::OkStatus();

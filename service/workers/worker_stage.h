@@ -12,6 +12,7 @@
 #include <string>
 #include <thread>
 
+#include "service/workers/stage_times.h"
 #include "service/workers/waves.h"
 #include "service/workers/wire.h"
 
@@ -54,6 +55,7 @@ class WorkerStage {
   const SendReport send_;
   std::atomic<bool> stop_ = false, finished_ = false;
   std::atomic<int64_t> cut_ = 0;  // waves after which sums are to be saved; 0: none
+  StageTimes times_;              // of the step under way
   std::optional<RemoteBoundary> before_, after_;
   std::mutex mutex_;  // of the three below
   std::condition_variable wake_;

@@ -47,6 +47,44 @@ TEST(CutStagesTest, CoversAllBlocksOnceAndLeavesTheHeadItsShare) {
   EXPECT_LT(CutStages(spec, 2)[1].size(), 8);
 }
 
+// What a cut costs: the most blocks of a stage, the head counted where it is.
+double CostOf(const ArchSpec& spec, const std::vector<int64_t>& sizes) {
+  double most = static_cast<double>(sizes.back()) + HeadBlocks(spec);
+  for (const int64_t size : sizes) most = std::max(most, static_cast<double>(size));
+  return most;
+}
+
+// Of all cuts of so many blocks into so many stages.
+double LeastCost(const ArchSpec& spec, int64_t blocks, int64_t stages, std::vector<int64_t> sizes) {
+  if (stages == 1) {
+    sizes.push_back(blocks);
+    return CostOf(spec, sizes);
+  }
+  double least = 1e9;
+  for (int64_t size = 1; size <= blocks - stages + 1; ++size) {
+    sizes.push_back(size);
+    least = std::min(least, LeastCost(spec, blocks - size, stages - 1, sizes));
+    sizes.pop_back();
+  }
+  return least;
+}
+
+TEST(CutStagesTest, NoCutIsBetter) {
+  ArchSpec spec = TinyModel("llama").files.spec;
+  for (const int64_t vocabulary : {0, 100, 1'000, 3'000, 10'000, 100'000}) {
+    spec.vocabulary = vocabulary;
+    for (int64_t layers = 1; layers <= 11; ++layers) {
+      spec.layers = layers;
+      for (int64_t stages = 1; stages <= std::min<int64_t>(layers, 5); ++stages) {
+        std::vector<int64_t> sizes;
+        for (const BlockRange& range : CutStages(spec, stages)) sizes.push_back(range.size());
+        EXPECT_EQ(CostOf(spec, sizes), LeastCost(spec, layers, stages, {}))
+            << layers << " blocks, " << stages << " stages, vocabulary " << vocabulary;
+      }
+    }
+  }
+}
+
 class StagesTest : public testing::Test {
  protected:
   QuantizeOptions Options(const std::string& model, int64_t workers) const {

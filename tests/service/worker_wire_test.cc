@@ -8,6 +8,7 @@
 
 #include "absl/time/clock.h"
 #include "gtest/gtest.h"
+#include "service/workers/stage_times.h"
 #include "service/workers/waves.h"
 #include "service/workers/wire.h"
 #include "tests/pipeline/scratch_folder.h"
@@ -134,12 +135,14 @@ class TransportTest : public testing::Test {
   int port_ = 0;
   std::unique_ptr<grpc::Server> server_;
   std::atomic<bool> stop_ = false;
+  StageTimes times_;
   RemoteBoundary boundary_{"job",
                            4,
                            own_,
                            stop_,
                            grpc::InsecureChannelCredentials(),
-                           /*patience=*/absl::Milliseconds(200)};
+                           /*patience=*/absl::Milliseconds(200),
+                           &times_};
 };
 
 TEST_F(TransportTest, WavesOfManyChunksArriveWhole) {
@@ -154,6 +157,16 @@ TEST_F(TransportTest, WavesOfManyChunksArriveWhole) {
   EXPECT_EQ(boundary_.Receive(StageBoundary::Stream::kBackward, 9, received), absl::OkStatus());
   late.join();
   EXPECT_EQ(received, values);
+  // Waiting and transfer are told apart.
+  EXPECT_EQ(times_.of(StageTask::kTransfer).count, 1);
+  EXPECT_EQ(times_.of(StageTask::kWaiting).count, 1);
+  EXPECT_GT(times_.of(StageTask::kTransfer).seconds, 0);
+  EXPECT_GT(times_.of(StageTask::kWaiting).seconds, 0);
+  v1::Report::Done done;
+  ToProto(times_, done);
+  ASSERT_EQ(done.times_size(), 2);
+  EXPECT_EQ(done.times(0).task(), "waiting");
+  EXPECT_EQ(done.times(1).seconds(), times_.of(StageTask::kTransfer).seconds);
   std::vector<float> more(values.size() + 1), fewer(values.size() - 1);
   EXPECT_TRUE(absl::IsDataLoss(boundary_.Receive(StageBoundary::Stream::kBackward, 9, more)));
   EXPECT_TRUE(absl::IsDataLoss(boundary_.Receive(StageBoundary::Stream::kBackward, 9, fewer)));
