@@ -140,7 +140,8 @@ TEST_F(ObjectCommandsTest, EachMistakeHasOneLine) {
     return S3Fault{.kind = S3Fault::kAnswer, .status = status, .text = code};
   };
   expect(Quantize("s3://bucket/none", output), 1, "s3://bucket/none does not exist");
-  expect(Quantize("s3://nosuchbucket/x", output), 1, "NoSuchBucket");
+  s3_.Break(S3Op::kList, answer(404, "NoSuchBucket"));
+  expect(Quantize(model, output), 1, "check the bucket's name");
   expect(Quantize("s3://bucket/../x", output), 2, "another folder");
   expect(Quantize(model, "s3://bucket/models/llama/out"), 2, "choose another name");
   Arguments overwrite = Quantize(model, output);
@@ -172,8 +173,8 @@ TEST_F(ObjectCommandsTest, EachMistakeHasOneLine) {
   expect(Quantize(model, output), 1, "cut short");
   s3_.Put("models/llama/config.json", "{");
   expect(Quantize(model, output), 1, "s3://bucket/models/llama/config.json");
-  s3_.Put("out/x/manifest.json", "{}");
-  expect({"inspect", output}, 1, "s3://bucket/out/x/manifest.json");
+  s3_.Put("out/y/manifest.json", "{}");
+  expect({"inspect", "s3://bucket/out/y"}, 1, "s3://bucket/out/y/manifest.json");
 }
 
 TEST_F(ObjectCommandsTest, AnOutputIsNeverReplaced) {

@@ -15,10 +15,10 @@
 namespace cvxq {
 namespace {
 
-class OutputTest : public testing::Test {
+class BucketOutputTest : public testing::Test {
  protected:
-  OutputTest() { server_.SetEnvironment(); }
-  ~OutputTest() override {
+  BucketOutputTest() { server_.SetEnvironment(); }
+  ~BucketOutputTest() override {
     EXPECT_TRUE(std::filesystem::is_empty(scratch_.path())) << "something is left";
     EXPECT_THAT(server_.complaints(), testing::IsEmpty());
   }
@@ -36,7 +36,7 @@ class OutputTest : public testing::Test {
   ScratchFolder scratch_;
 };
 
-TEST_F(OutputTest, IsThereWhenItIsPublished) {
+TEST_F(BucketOutputTest, IsThereWhenItIsPublished) {
   const std::map<std::string, std::string> files = {{"config.json", Sha256Hex("{}")},
                                                     {"model", Sha256Hex("a")}};
   const std::string address = "s3://bucket/out";
@@ -56,7 +56,7 @@ TEST_F(OutputTest, IsThereWhenItIsPublished) {
   EXPECT_EQ(*FindOutput(address, files), OutputState::kOther);
 }
 
-TEST_F(OutputTest, OneThatIsGivenUpIsNotThere) {
+TEST_F(BucketOutputTest, OneThatIsGivenUpIsNotThere) {
   {
     const auto output = Start("out");
     ASSERT_TRUE(Fill(*output, "a").ok());
@@ -68,7 +68,7 @@ TEST_F(OutputTest, OneThatIsGivenUpIsNotThere) {
 }
 
 // Two at once: exactly one manifest, and all that it names is there.
-TEST_F(OutputTest, TheFirstOfTwoWins) {
+TEST_F(BucketOutputTest, TheFirstOfTwoWins) {
   int wins[2] = {0, 0}, both = 0;
   for (int race = 0; race < 1000; ++race) {
     const bool same = race % 4 == 0;

@@ -57,7 +57,8 @@ TEST_F(FolderTest, HoldsTheObjectsBelowThePrefix) {
 
 TEST_F(FolderTest, WhatIsNotThereIsToldFromWhatIsRefused) {
   ExpectError(Open("s3://bucket/none").status(), StatusCode::kNotFound, "s3://bucket/none");
-  ExpectError(Open("s3://nobucket/x").status(), StatusCode::kNotFound, "s3://nobucket");
+  server_.Break(S3Op::kList, {.kind = S3Fault::kAnswer, .status = 404, .text = "NoSuchBucket"});
+  ExpectError(Open("s3://bucket/none").status(), StatusCode::kNotFound, "NoSuchBucket");
   server_.Put("models/a/weights", "x");
   ExpectError(Checkpoint::Open("s3://bucket/models/a").status(), StatusCode::kNotFound,
               "s3://bucket/models/a/config.json is missing");
