@@ -13,6 +13,7 @@
 #include "service/errors.h"
 #include "service/local_executor.h"
 #include "service/log.h"
+#include "service/metered_store.h"
 #include "service/workers/remote_stages.h"
 #include "storage/files.h"
 
@@ -51,8 +52,9 @@ class CoordinatorCommand : public Command {
     LogGrpcErrors();
     CVXQ_RETURN_IF_ERROR(ReadFiles());
     CVXQ_ASSIGN_OR_RETURN(const StoragePolicy policy, StoragePolicy::Make(allow_));
-    CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<StateStore> store, OpenStateStore(store_));
+    CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<StateStore> opened, OpenStateStore(store_));
     Metrics metrics(CVXQ_VERSION);
+    MeteredStore store(*opened, metrics);
     std::unique_ptr<WorkerPool> workers;
     if (!workers_.listen.empty()) {
       if (workers_.tls.authority.empty()) workers_.tls.authority = server_.client_ca;
@@ -65,17 +67,17 @@ class CoordinatorCommand : public Command {
     CoordinatorOptions options;
     options.jobs.owner = Owner();
     CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<Coordinator> coordinator,
-                          Coordinator::Start(*store, executor, policy, metrics, options));
+                          Coordinator::Start(store, executor, policy, metrics, options));
     CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<ApiServer> server,
                           ApiServer::Start(*coordinator, server_));
     std::atomic<bool> ready = true;
     std::unique_ptr<HttpServer> http;
     if (!metrics_.empty()) {
       CVXQ_ASSIGN_OR_RETURN(
-          http, HttpServer::Start(
-                    metrics_,
-                    {.metrics = [&] { return metrics.Text(coordinator->jobs().CountByState()); },
-                     .ready = [&ready] { return ready.load(); }}));
+          http,
+          HttpServer::Start(
+              metrics_, {.metrics = [&] { return metrics.Text(View(*coordinator, workers.get())); },
+                         .ready = [&ready] { return ready.load(); }}));
     }
     Announce(server->port(), http == nullptr ? 0 : http->port(),
              workers == nullptr ? 0 : workers->port());
@@ -107,6 +109,16 @@ class CoordinatorCommand : public Command {
           {{"file", tokens_}});
     }
     return absl::OkStatus();
+  }
+
+  static MetricsView View(const Coordinator& coordinator, const WorkerPool* workers) {
+    MetricsView view = coordinator.View();
+    if (workers == nullptr) return view;
+    view.usable_workers = static_cast<int64_t>(SuitableWorkers(*workers).size());
+    view.other_workers = static_cast<int64_t>(workers->workers().size()) - view.usable_workers;
+    view.stages_lost = workers->stages_lost;
+    view.stages_refused = workers->stages_refused;
+    return view;
   }
 
   static std::string Owner() {

@@ -18,16 +18,6 @@ namespace {
 
 constexpr std::chrono::milliseconds kTick{100};  // how soon an interruption is seen
 
-// Those whose results have the same bits as this process's.
-std::vector<std::shared_ptr<WorkerLink>> SuitableWorkers(const WorkerPool& pool) {
-  const std::string numerics_class = MakeCpuBackend(1)->numerics_class();
-  std::vector<std::shared_ptr<WorkerLink>> workers = pool.workers();
-  std::erase_if(workers, [&](const auto& worker) {
-    return worker->hello().numerics_class() != numerics_class;
-  });
-  return workers;
-}
-
 // Whether another worker may not have what this one failed for.
 bool IsOfOneWorker(const Status& status) {
   return absl::IsNotFound(status) || absl::IsPermissionDenied(status) ||
@@ -37,6 +27,15 @@ bool IsOfOneWorker(const Status& status) {
 Status Nonsense() { return absl::DataLossError("a worker's answer does not fit its order"); }
 
 }  // namespace
+
+std::vector<std::shared_ptr<WorkerLink>> SuitableWorkers(const WorkerPool& pool) {
+  const std::string numerics_class = MakeCpuBackend(1)->numerics_class();
+  std::vector<std::shared_ptr<WorkerLink>> workers = pool.workers();
+  std::erase_if(workers, [&](const auto& worker) {
+    return worker->hello().numerics_class() != numerics_class;
+  });
+  return workers;
+}
 
 MakeStages UseWorkers(WorkerPool& pool, RemoteStagesOptions options) {
   return [&pool, options](const StageJob& job) { return RemoteStages::Start(pool, job, options); };
@@ -102,6 +101,7 @@ Status RemoteStages::Settle() {
       Log(LogLevel::kWarning, "a stage was lost with its worker",
           {{"stage", absl::StrCat(stage)}, {"worker", part.worker->hello().worker()}});
       part.worker = nullptr;
+      ++pool_.stages_lost;
     }
     if (part.attempt > options_.most_losses) {
       return absl::UnavailableError(absl::StrCat("blocks ", part.blocks.begin, " to ",
@@ -209,6 +209,7 @@ void RemoteStages::OnReport(const WorkerLink& worker, v1::Report report) {
           {{"stage", absl::StrCat(stage)}, {"worker", worker.hello().worker()}});
       unfit_.insert(part.worker);
       unfit_status_ = error;
+      ++pool_.stages_refused;
       part.worker = nullptr;
     } else if (status_.ok()) {
       status_ = error;

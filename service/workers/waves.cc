@@ -88,6 +88,7 @@ grpc::Status TransportService::FetchWave(grpc::ServerContext* context,
     chunk.set_data(data + offset, part);
     if (!writer->Write(chunk)) break;
     Failpoint("transport-chunk-sent");
+    waves_.bytes.sent += static_cast<int64_t>(part);
     offset += part;
   }
   return grpc::Status::OK;
@@ -169,6 +170,7 @@ Status RemoteBoundary::Fetch(const WaveKey& key, std::span<float> values, size_t
     if (!good || !fits) break;
     std::memcpy(out + have, data.data(), data.size());
     have += data.size();
+    waves_.bytes.received += static_cast<int64_t>(data.size());
   }
   if (!good || !fits) context.TryCancel();
   const grpc::Status status = reader->Finish();

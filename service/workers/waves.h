@@ -21,6 +21,7 @@
 #include "absl/time/time.h"
 #include "cvxq/v1/worker_service.grpc.pb.h"
 #include "pipeline/stage_place.h"
+#include "service/workers/worker_metrics.h"
 #include "storage/spill_store.h"
 
 namespace cvxq {
@@ -49,6 +50,8 @@ class Waves {
   StatusOr<std::vector<float>> Get(const WaveKey& key, absl::Duration wait);
   void Drop(const std::string& job);
   void Clear();
+
+  WaveBytes bytes;  // of all jobs
 
  private:
   struct Place {
