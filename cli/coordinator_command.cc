@@ -7,6 +7,7 @@
 #include "absl/time/clock.h"
 #include "base/interrupt.h"
 #include "cli/command.h"
+#include "kernels/backend.h"
 #include "service/api/grpc_log.h"
 #include "service/api/http_server.h"
 #include "service/api/server.h"
@@ -114,8 +115,11 @@ class CoordinatorCommand : public Command {
   static MetricsView View(const Coordinator& coordinator, const WorkerPool* workers) {
     MetricsView view = coordinator.View();
     if (workers == nullptr) return view;
-    view.usable_workers = static_cast<int64_t>(SuitableWorkers(*workers).size());
-    view.other_workers = static_cast<int64_t>(workers->workers().size()) - view.usable_workers;
+    const std::string numerics_class = MakeCpuBackend(1)->numerics_class();
+    for (const auto& worker : workers->workers()) {
+      const bool usable = worker->hello().numerics_class() == numerics_class;
+      ++(usable ? view.usable_workers : view.other_workers);
+    }
     view.stages_lost = workers->stages_lost;
     view.stages_refused = workers->stages_refused;
     return view;

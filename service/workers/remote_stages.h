@@ -82,8 +82,6 @@ class RemoteStages : public Stages, private WorkerListener {
   Status unfit_status_;
 };
 
-// The workers of a pool whose results have the same bits as this process's.
-std::vector<std::shared_ptr<WorkerLink>> SuitableWorkers(const WorkerPool& pool);
 // What makes Quantize() run a job with the workers of a pool, which outlives the job.
 MakeStages UseWorkers(WorkerPool& pool, RemoteStagesOptions options = {});
 // The same, but in this process where no worker is registered when the job begins.
