@@ -88,7 +88,7 @@ void AddWorkers(const MetricsView& view, MetricFamilies& families) {
              {{{"usable", "false"}}, static_cast<double>(view.other_workers)}},
             families);
   AddCounters("cvxq_stage_losses_total",
-              "Stages that had to begin anew: their worker went away, or it lacked something.",
+              "Stages that went to another worker: theirs went away, or lacked something.",
               {{{{"cause", "worker_gone"}}, static_cast<double>(view.stages_lost)},
                {{{"cause", "worker_unfit"}}, static_cast<double>(view.stages_refused)}},
               families);

@@ -16,7 +16,7 @@
 //   cvxq_rpcs_total{method,code}               requests answered
 //   cvxq_watches                               open watch streams and waiting calls
 //   cvxq_workers{usable}                       registered; false: of another numerics class
-//   cvxq_stage_losses_total{cause}             stages that had to begin anew on another worker
+//   cvxq_stage_losses_total{cause}             stages that went to another worker
 //   cvxq_store_duration_seconds{operation}     calls of the state store
 //   cvxq_store_errors_total{operation,code}    those that failed
 //   cvxq_leader                                1 while this coordinator may write
