@@ -253,6 +253,12 @@ void Progress::Note(std::string_view line) {
   s.options.sink(text);
 }
 
+void Progress::Figure(std::string_view name, double value) {
+  const std::lock_guard lock(state_->mutex);
+  if (!state_->options.listener) return;
+  state_->options.listener({.kind = ProgressUpdate::Kind::kFigure, .note = name, .value = value});
+}
+
 std::vector<std::string> Progress::notes() const {
   const std::lock_guard lock(state_->mutex);
   return state_->notes;

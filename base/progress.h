@@ -29,11 +29,12 @@ ProgressMode ChooseProgressMode(bool quiet);
 
 // What a listener is told. The views hold during the call only.
 struct ProgressUpdate {
-  enum class Kind { kStart, kAdvance, kDone, kNote };
+  enum class Kind { kStart, kAdvance, kDone, kNote, kFigure };
   Kind kind = Kind::kStart;
-  std::string_view phase, unit;  // of the running phase; kNote: empty
-  std::string_view note;         // of kDone and kNote
+  std::string_view phase, unit;  // of the running phase; kNote, kFigure: empty
+  std::string_view note;         // of kDone and kNote; the name of kFigure
   int64_t count = 0, total = 0;  // total 0: unknown
+  double value = 0;              // of kFigure
 };
 
 // What Progress takes from the world outside; tests put their own in.
@@ -84,6 +85,8 @@ class Progress {
 
   // Prints one line above the bar; nothing in kQuiet.
   void Note(std::string_view line);
+  // A figure by which work is judged while it runs, for the listener alone.
+  void Figure(std::string_view name, double value);
   // All lines so far, for reports; in kQuiet too.
   std::vector<std::string> notes() const;
 

@@ -7,12 +7,14 @@
 #include "absl/time/clock.h"
 #include "base/interrupt.h"
 #include "cli/command.h"
+#include "kernels/backend.h"
 #include "service/api/grpc_log.h"
 #include "service/api/http_server.h"
 #include "service/api/server.h"
 #include "service/errors.h"
 #include "service/local_executor.h"
 #include "service/log.h"
+#include "service/metered_store.h"
 #include "service/workers/remote_stages.h"
 #include "storage/files.h"
 #include "storage/object_store.h"
@@ -67,8 +69,9 @@ class CoordinatorCommand : public Command {
     CVXQ_RETURN_IF_ERROR(ReadFiles());
     CVXQ_ASSIGN_OR_RETURN(const StoragePolicy policy, StoragePolicy::Make(allow_));
     for (const std::string& bucket : policy.buckets()) WarnIfNotPublishable(bucket);
-    CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<StateStore> store, OpenStateStore(store_));
+    CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<StateStore> opened, OpenStateStore(store_));
     Metrics metrics(CVXQ_VERSION);
+    MeteredStore store(*opened, metrics);
     std::unique_ptr<WorkerPool> workers;
     if (!workers_.listen.empty()) {
       if (workers_.tls.authority.empty()) workers_.tls.authority = server_.client_ca;
@@ -82,17 +85,17 @@ class CoordinatorCommand : public Command {
     CoordinatorOptions options;
     options.jobs.owner = Owner();
     CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<Coordinator> coordinator,
-                          Coordinator::Start(*store, executor, policy, metrics, options));
+                          Coordinator::Start(store, executor, policy, metrics, options));
     CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<ApiServer> server,
                           ApiServer::Start(*coordinator, server_));
     std::atomic<bool> ready = true;
     std::unique_ptr<HttpServer> http;
     if (!metrics_.empty()) {
       CVXQ_ASSIGN_OR_RETURN(
-          http, HttpServer::Start(
-                    metrics_,
-                    {.metrics = [&] { return metrics.Text(coordinator->jobs().CountByState()); },
-                     .ready = [&ready] { return ready.load(); }}));
+          http,
+          HttpServer::Start(
+              metrics_, {.metrics = [&] { return metrics.Text(View(*coordinator, workers.get())); },
+                         .ready = [&ready] { return ready.load(); }}));
     }
     Announce(server->port(), http == nullptr ? 0 : http->port(),
              workers == nullptr ? 0 : workers->port());
@@ -134,6 +137,19 @@ class CoordinatorCommand : public Command {
     if (status.ok()) return;
     Log(LogLevel::kWarning, "no outputs can be made in this bucket",
         {{"bucket", bucket}, {"reason", std::string(status.message())}});
+  }
+
+  static MetricsView View(const Coordinator& coordinator, const WorkerPool* workers) {
+    MetricsView view = coordinator.View();
+    if (workers == nullptr) return view;
+    const std::string numerics_class = MakeCpuBackend(1)->numerics_class();
+    for (const auto& worker : workers->workers()) {
+      const bool usable = worker->hello().numerics_class() == numerics_class;
+      ++(usable ? view.usable_workers : view.other_workers);
+    }
+    view.stages_lost = workers->stages_lost;
+    view.stages_refused = workers->stages_refused;
+    return view;
   }
 
   static std::string Owner() {

@@ -58,12 +58,13 @@ class EntropyCoder : public ModelCoder {
     EntropyRate rate(context);
     std::optional<Progress::Phase> phase;
     std::string phase_name;
+    const auto coded = [&] { return phase_name != "foresee" && phase_name != "survey"; };
     const auto finish = [&] {
       if (!phase) return;
-      const bool coded = phase_name != "foresee" && phase_name != "survey";
-      phase->Done(coded ? absl::StrFormat("%.4f bits a weight", 8.0 * context.writer.PackedBytes() /
-                                                                    context.quantized_weights())
-                        : "");
+      phase->Done(coded()
+                      ? absl::StrFormat("%.4f bits a weight", 8.0 * context.writer.PackedBytes() /
+                                                                  context.quantized_weights())
+                      : "");
       context.watch.Lap(phase_name.substr(0, phase_name.find(' ')));
     };
     CVXQ_ASSIGN_OR_RETURN(EntropyOrder order, rate.Start());
@@ -76,7 +77,9 @@ class EntropyCoder : public ModelCoder {
       CVXQ_ASSIGN_OR_RETURN(
           const EntropyAnswer answer,
           linears ? linears->CarryOut(order, *phase) : context.steps->CarryOut(order, *phase));
+      const double log2_lambda = 2 * rate.log2_delta();
       StatusOr<EntropyOrder> next = rate.Next(answer);
+      if (coded()) SizeTarget(context).Tell(log2_lambda);
       if (!next.ok()) finish();
       CVXQ_ASSIGN_OR_RETURN(order, std::move(next));
     }

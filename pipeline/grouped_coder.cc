@@ -94,6 +94,7 @@ class GroupedCoder : public ModelCoder {
       if (budget < 0) return target.TooSmall(beside, advice);
       CVXQ_RETURN_IF_ERROR(Allocate(context, budget, pass == 1));
       CVXQ_RETURN_IF_ERROR(CodeAll(context, pass));
+      target.Tell(log2_lambda_);
       const int64_t counted = target.Counted();
       const bool all_depths_full = allocation_.bits + 8 * kMaxDepth < budget &&
                                    allocation_.bits >= static_cast<int64_t>(weights) * kMaxDepth;

@@ -102,6 +102,8 @@ class SizeTarget {
   bool Met() const;
   // The error for a target that `least` bytes already exceed; `advice` may follow "ask for more".
   Status TooSmall(int64_t least, const std::string& advice) const;
+  // Tells of the plans as they are coded now: size_ratio, log2_lambda.
+  void Tell(double log2_lambda) const;
 
  private:
   const CodingContext& context_;

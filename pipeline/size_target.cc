@@ -21,6 +21,12 @@ bool SizeTarget::Met() const {
   return counted <= bytes_ && counted >= bytes_ * (1 - kTolerance);
 }
 
+void SizeTarget::Tell(double log2_lambda) const {
+  context_.progress.Figure("size_ratio",
+                           static_cast<double>(Counted()) / static_cast<double>(bytes_));
+  context_.progress.Figure("log2_lambda", log2_lambda);
+}
+
 Status SizeTarget::TooSmall(int64_t least, const std::string& advice) const {
   if (context_.options.size) {
     return absl::InvalidArgumentError(

@@ -132,7 +132,7 @@ StatusOr<Job> Coordinator::Apply(const std::string& name, const JobInput& input)
   if (!step.records.empty() && IsTerminal(step.job.state())) {
     const absl::Duration duration =
         FromTimestamp(step.job.end_time()) - FromTimestamp(step.job.create_time());
-    metrics_.JobEnded(step.job.state(), duration);
+    metrics_.JobEnded(step.job.state(), duration, ReasonOf(FromRpcStatus(step.job.error())));
     Log(LogLevel::kInfo, "job ended",
         {{"job", name},
          {"state", Job::State_Name(step.job.state())},
@@ -148,6 +148,18 @@ StatusOr<Job> Coordinator::Apply(const std::string& name, const JobInput& input)
     if (action == JobAction::kStop) executor_.Cancel(name);
   }
   return step.job;
+}
+
+MetricsView Coordinator::View() const {
+  MetricsView view{.jobs = jobs_->CountByState()};
+  view.active = jobs_
+                    ->List("", "", Metrics::kMostJobs,
+                           [](const Job& job) {
+                             return !IsTerminal(job.state()) && job.state() != Job::QUEUED;
+                           })
+                    .jobs;
+  view.damaged_jobs = static_cast<int64_t>(jobs_->damaged().size());
+  return view;
 }
 
 void Coordinator::Shutdown() {

@@ -50,6 +50,8 @@ class Coordinator : public JobSink {
   StatusOr<Job> Report(const std::string& name, const JobInput& input) override;
 
   JobStore& jobs() { return *jobs_; }
+  // What it knows for the metrics.
+  MetricsView View() const;
   Metrics& metrics() { return metrics_; }
 
   // Ends watches, stops the work, waits for it. Nothing is written afterwards.

@@ -75,6 +75,10 @@ void JobReporter::Listen(const ProgressUpdate& update) {
       urgent_ = true;
       wake_.notify_one();
       return;
+    case ProgressUpdate::Kind::kFigure:
+      figures_[std::string(update.note)] = update.value;
+      changed_ = true;
+      return;
   }
   count_ = update.count;
   total_ = update.total;
@@ -100,6 +104,7 @@ void JobReporter::Work() {
     progress.set_phase(phase_);
     (*progress.mutable_metrics())["phase_done"] = static_cast<double>(count_);
     (*progress.mutable_metrics())["phase_total"] = static_cast<double>(total_);
+    for (const auto& [name, value] : figures_) (*progress.mutable_metrics())[name] = value;
     if (fraction > 0.03) {
       *progress.mutable_estimated_remaining() =
           ToDuration((absl::Now() - start_) * ((1 - fraction) / fraction));

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <map>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -49,6 +50,7 @@ class JobReporter {
   std::vector<v1::LogLine> lines_;
   std::string phase_;
   int64_t count_ = 0, total_ = 0;
+  std::map<std::string, double> figures_;
   double from_ = 0, to_ = 0;  // of the whole work, what the phase begins and ends with
   bool changed_ = false, urgent_ = false, end_ = false;
   bool running_ = false;  // kRun was reported

@@ -1,6 +1,6 @@
-// The coordinator's HTTP side: /metrics for Prometheus, /healthz (the process lives) and /readyz
-// (it takes jobs). One thread answers one request a connection (HTTP/1.0); nothing a client sends
-// is kept, and one that is slow is cut off.
+// The HTTP side of a coordinator or worker: /metrics for Prometheus, /healthz (the process lives)
+// and /readyz (it takes jobs, it is registered). One thread answers one request a connection
+// (HTTP/1.0); nothing a client sends is kept, and one that is slow is cut off.
 #ifndef CVXQ_SERVICE_API_HTTP_SERVER_H_
 #define CVXQ_SERVICE_API_HTTP_SERVER_H_
 

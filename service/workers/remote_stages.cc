@@ -132,6 +132,7 @@ Status RemoteStages::Settle() {
           {{"stage", absl::StrCat(stage)}, {"worker", part.worker->hello().worker()}});
       part.worker = nullptr;
       cut_ = 0;
+      ++pool_.stages_lost;
     }
     if (part.attempt > options_.most_losses) {
       return WorkersGone(absl::StrCat("blocks ", part.blocks.begin, " to ", part.blocks.end - 1,
@@ -311,6 +312,7 @@ void RemoteStages::OnReport(const WorkerLink& worker, v1::Report report) {
           {{"stage", absl::StrCat(stage)}, {"worker", worker.hello().worker()}});
       unfit_.insert(part.worker);
       unfit_status_ = error;
+      ++pool_.stages_refused;
       part.worker = nullptr;
     } else if (status_.ok()) {
       status_ = error;

@@ -109,6 +109,7 @@ grpc::Status TransportService::FetchWave(grpc::ServerContext* context,
     chunk.set_waited_seconds(absl::ToDoubleSeconds(std::exchange(waited, absl::ZeroDuration())));
     if (!writer->Write(chunk)) break;
     Failpoint("transport-chunk-sent");
+    waves_.bytes.sent += static_cast<int64_t>(part);
     offset += part;
   }
   return grpc::Status::OK;
@@ -203,6 +204,7 @@ Status RemoteBoundary::Fetch(const WaveKey& key, std::span<float> values, size_t
     std::memcpy(out + have, data.data(), data.size());
     have += data.size();
     waited += absl::Seconds(chunk.waited_seconds());
+    waves_.bytes.received += static_cast<int64_t>(data.size());
   }
   if (!good || !fits) context.TryCancel();
   const grpc::Status status = reader->Finish();

@@ -22,6 +22,7 @@
 #include "cvxq/v1/worker_service.grpc.pb.h"
 #include "pipeline/job_state.h"
 #include "pipeline/stage_place.h"
+#include "service/workers/worker_metrics.h"
 #include "storage/spill_store.h"
 
 namespace cvxq {
@@ -54,6 +55,8 @@ class Waves {
   void Forget(const std::string& job, const JobPosition& committed);
   void Drop(const std::string& job);
   void Clear();
+
+  WaveBytes bytes;  // of all jobs
 
  private:
   struct Place {

@@ -41,14 +41,17 @@ class Worker::Session {
     std::thread writer([this] { Write(); });
     std::thread watchdog([this] { Watch(); });
     v1::CoordinatorMessage message;
+    WorkerMetrics* const metrics = worker_.options_.resources.metrics;
     bool known = false;
     while (stream_->Read(&message)) {
       heard_.Beat();
       if (!std::exchange(known, true)) {
         Log(LogLevel::kInfo, "registered", {{"coordinator", worker_.options_.coordinator}});
+        if (metrics != nullptr) metrics->Registered();
       }
       if (message.has_part() && !Take(message.part())) break;
     }
+    if (metrics != nullptr) metrics->Unregistered();
     {
       const std::lock_guard lock(mutex_);
       ended_ = true;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "service/api/credentials.h"
+#include "service/workers/worker_metrics.h"
 #include "service/workers/worker_stage.h"
 
 namespace cvxq {
@@ -33,6 +34,7 @@ class Worker {
   // waited for.
   void Run();
   const std::string& address() const { return address_; }
+  const WaveBytes& wave_bytes() const { return waves_.bytes; }
 
  private:
   class Session;

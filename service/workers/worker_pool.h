@@ -76,6 +76,9 @@ class WorkerPool {
   void Attach(const std::string& job, WorkerListener& listener);
   void Detach(const std::string& job);
 
+  // Counted by jobs for the metrics: stages whose worker went away, or could not do them.
+  std::atomic<int64_t> stages_lost = 0, stages_refused = 0;
+
  private:
   using Stream = grpc::ServerReaderWriter<v1::CoordinatorMessage, v1::WorkerMessage>;
   class Service : public v1::WorkerService::Service {

@@ -86,6 +86,7 @@ void WorkerStage::Stop() {
 }
 
 void WorkerStage::Run() {
+  const StageMeter stage_meter(resources_.metrics);
   const StopScope scope(&stop_);
   Status status;
   try {
@@ -143,7 +144,8 @@ Status WorkerStage::Work() {
   Failpoint("stage-ready");
   for (;;) {
     CVXQ_ASSIGN_OR_RETURN(const v1::Command command, Next());
-    CVXQ_RETURN_IF_ERROR(CarryOut(stage, command));
+    StepMeter meter(resources_.metrics, command);
+    CVXQ_RETURN_IF_ERROR(meter.End(CarryOut(stage, command)));
   }
 }
 

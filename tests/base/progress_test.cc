@@ -126,6 +126,19 @@ TEST(Progress, NotesAreKeptForReportsWhateverTheMode) {
   EXPECT_TRUE(f.writes.empty());
 }
 
+TEST(Progress, FiguresAreForTheListenerAlone) {
+  Fixture f(ProgressMode::kLines);
+  Progress(f.options).Figure("ratio", 0.5);  // nobody listens
+  std::vector<std::string> told;
+  f.options.listener = [&](const ProgressUpdate& update) {
+    if (update.kind != ProgressUpdate::Kind::kFigure) return;
+    told.push_back(absl::StrCat(std::string(update.note), " ", update.value));
+  };
+  Progress(f.options).Figure("ratio", 0.25);
+  EXPECT_THAT(told, ElementsAre("ratio 0.25"));
+  EXPECT_THAT(f.writes, IsEmpty());
+}
+
 TEST(Progress, PhaseDroppedOnErrorLeavesACleanLine) {
   Fixture f(ProgressMode::kBar);
   Progress progress(f.options);

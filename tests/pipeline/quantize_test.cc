@@ -5,6 +5,7 @@
 #include <cmath>
 #include <filesystem>
 #include <limits>
+#include <map>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -40,7 +41,11 @@ class QuantizeTest : public testing::Test {
  protected:
   StatusOr<QuantizeReport> Run(QuantizeOptions options) {
     options.overwrite = true;
-    Progress progress(ProgressMode::kQuiet);
+    figures_.clear();
+    Progress progress({.listener = [this](const ProgressUpdate& update) {
+      if (update.kind != ProgressUpdate::Kind::kFigure) return;
+      figures_[std::string(update.note)] = update.value;
+    }});
     return Quantize(options, progress);
   }
   std::string Out(const std::string& name = "out") const { return scratch_.path() + "/" + name; }
@@ -51,6 +56,7 @@ class QuantizeTest : public testing::Test {
   }
 
   ScratchFolder scratch_;
+  std::map<std::string, double> figures_;  // as told last
 };
 
 TEST_F(QuantizeTest, MeetsEveryRateFromBelow) {
@@ -66,6 +72,8 @@ TEST_F(QuantizeTest, MeetsEveryRateFromBelow) {
       ASSERT_TRUE(report.ok()) << report.status();
       EXPECT_LE(report->bits_per_weight, bits) << model;
       EXPECT_GE(report->bits_per_weight, bits * 0.999) << model;
+      EXPECT_NEAR(figures_["size_ratio"], report->bits_per_weight / bits, 1e-4);
+      EXPECT_EQ(figures_["log2_lambda"], report->log2_lambda);
       EXPECT_LT(report->nominal_bits_per_weight, report->bits_per_weight);
       EXPECT_EQ(report->file_bytes, OutBytes());
       // inspect tells the same of the finished folder (but for the padding of a header).

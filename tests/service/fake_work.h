@@ -36,6 +36,7 @@ class FakeWork {
     auto phase = progress.Start("gradients", 10, "sequences");
     phase.Advance(5);
     progress.Note("calibration: none");
+    progress.Figure("size_ratio", 1.25);
     {
       std::unique_lock lock(mutex_);
       ++begun_;

@@ -14,6 +14,7 @@ namespace cvxq {
 namespace {
 
 using testing::HasSubstr;
+using testing::Not;
 
 using ServerTest = TestOfService;
 
@@ -279,13 +280,19 @@ TEST_F(ServerTest, ALostEpochRefusesWrites) {
 
 TEST_F(ServerTest, CountsItsWork) {
   TestService service;
-  service.work_.Release(1);
   ASSERT_TRUE(service.Create(service.Request("a")).ok());
+  // While it runs, its figures are told.
+  const std::string size = "cvxq_job_size_ratio{name=\"" + TestService::Name("a") + "\"} 1.25";
+  while (service.metrics_->Text(service.coordinator_->View()).find(size) == std::string::npos) {
+    std::this_thread::yield();
+  }
+  service.work_.Release(1);
   EXPECT_EQ(service.Finished("a").state(), Job::SUCCEEDED);
   ExpectReason(service.Get("b").status(), absl::StatusCode::kNotFound, reason::kJobNotFound);
-  const std::map<Job::State, int64_t> jobs = service.coordinator_->jobs().CountByState();
+  const MetricsView view = service.coordinator_->View();
   service.Stop();  // a job's end is told before it is counted
-  const std::string text = service.metrics_->Text(jobs);
+  const std::string text = service.metrics_->Text(view);
+  EXPECT_THAT(text, Not(HasSubstr("cvxq_job_size_ratio")));
   for (const char* line :
        {"cvxq_build_info{version=\"test\"} 1", "cvxq_jobs{state=\"succeeded\"} 1",
         "cvxq_jobs{state=\"queued\"} 0", "cvxq_job_duration_seconds_count{state=\"succeeded\"} 1",

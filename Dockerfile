@@ -1,0 +1,46 @@
+# The program in a small image:
+#   docker build -t cvxq:0.1.0 .
+#   docker run --rm -v /models:/models cvxq:0.1.0 quantize /models/llama --bits 3 -o /models/llama-3bit
+# It runs as a user without rights (10001), needs no writable root, and answers /healthz and /readyz
+# where `--metrics` is given: health checks are those of whatever runs it.
+
+FROM debian:12 AS build
+WORKDIR /src
+COPY scripts/install_packages.sh scripts/
+RUN scripts/install_packages.sh
+COPY . .
+RUN cmake --preset release -DCVXQ_BUILD_TESTS=OFF -DCVXQ_BUILD_BENCH=OFF \
+    && cmake --build --preset release --target cvxq \
+    && cmake --install build/release --prefix /opt/cvxq --strip
+
+FROM debian:12-slim AS runtime
+# Exactly what the program is linked with (tests/deploy/image_test.py), and whom to trust beyond that
+# machine: certificates of object stores.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends \
+      ca-certificates \
+      libabsl20220623 \
+      libc6 \
+      libcurl4 \
+      libdnnl2 \
+      libgcc-s1 \
+      libgomp1 \
+      libgrpc++1.51 \
+      libgrpc29 \
+      libhiredis0.14 \
+      libonig5 \
+      libprometheus-cpp-core1.0 \
+      libprotobuf32 \
+      libsqlite3-0 \
+      libssl3 \
+      libstdc++6 \
+      libutf8proc2 \
+      zlib1g \
+    && rm -rf /var/lib/apt/lists/*
+COPY --from=build /opt/cvxq/bin/cvxq /usr/local/bin/cvxq
+USER 10001:10001
+WORKDIR /
+ENTRYPOINT ["/usr/local/bin/cvxq"]
+CMD ["--help"]
+
+# A later target for GPUs goes here: FROM runtime AS gpu, chosen by --target gpu.
