@@ -5,6 +5,7 @@
 
 #include "service/store/common.h"
 #include "service/store/sqlite_file.h"
+#include "service/store/write_group.h"
 
 namespace cvxq {
 namespace {
@@ -28,15 +29,16 @@ CREATE TABLE records(
   PRIMARY KEY(log, revision));
 )"};
 
+constexpr size_t kMostWrites = 256;  // that share a flush
+
 class SqliteStore : public StateStore {
  public:
   explicit SqliteStore(std::unique_ptr<SqliteFile> file) : file_(std::move(file)) {}
 
   StatusOr<int64_t> ClaimEpoch(const std::string& owner) override {
     CVXQ_RETURN_IF_ERROR(CheckShort("the owner of an epoch", owner));
-    const std::lock_guard<std::mutex> lock(mutex_);
     int64_t epoch = 0;
-    CVXQ_RETURN_IF_ERROR(file_->Write([&]() -> Status {
+    CVXQ_RETURN_IF_ERROR(writes_.Do([&]() -> Status {
       CVXQ_ASSIGN_OR_RETURN(epoch, NewestEpoch());
       ++epoch;
       return SqliteQuery(*file_, "INSERT INTO epochs(epoch, owner) VALUES (?, ?)")
@@ -185,10 +187,10 @@ class SqliteStore : public StateStore {
     return query.Int(0);  // null, where there is none, reads as 0
   }
 
-  // One write transaction of the coordinator that holds `epoch`.
+  // One write of the coordinator that holds `epoch`. Its body may run beside others in one
+  // transaction, and only its outcome tells whether that came about.
   Status WriteAs(int64_t epoch, const std::function<Status()>& body) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    return file_->Write([&]() -> Status {
+    return writes_.Do([&]() -> Status {
       CVXQ_ASSIGN_OR_RETURN(const int64_t newest, NewestEpoch());
       if (newest != epoch || epoch == 0) return FencedError(epoch, newest, file_->path());
       return body();
@@ -220,8 +222,13 @@ class SqliteStore : public StateStore {
     return absl::OkStatus();
   }
 
-  std::mutex mutex_;
+  std::mutex mutex_;  // of the file: one transaction at a time
   std::unique_ptr<SqliteFile> file_;
+  WriteGroup writes_{[this](const std::vector<const WriteGroup::Write*>& writes) {
+                       const std::lock_guard<std::mutex> lock(mutex_);
+                       return file_->WriteAll(writes);
+                     },
+                     kMostWrites};
 };
 
 }  // namespace

@@ -17,7 +17,7 @@ namespace {
 
 // What the disk does to this process from now on; see the two functions below.
 std::atomic<bool> disk_full = false, flush_fails = false;
-std::atomic<int> flushes = 0;
+std::atomic<int> flushes = 0, flush_pause_us = 0;
 
 }  // namespace
 
@@ -36,6 +36,7 @@ extern "C" int fdatasync(int file) {
     return -1;
   }
   ++flushes;
+  if (flush_pause_us > 0) usleep(static_cast<useconds_t>(flush_pause_us));
   return static_cast<int>(syscall(SYS_fdatasync, file));
 }
 
@@ -171,6 +172,54 @@ TEST_F(SqliteStoreTest, EveryWriteIsFlushed) {
     EXPECT_TRUE(write());
     EXPECT_GT(flushes, before);
   }
+}
+
+TEST_F(SqliteStoreTest, WritesAtTheSameTimeShareFlushes) {
+  constexpr int kThreads = 16, kEach = 25;
+  const std::unique_ptr<StateStore> store = OpenWithLog();
+  for (int t = 0; t < kThreads; ++t) {
+    ASSERT_TRUE(store->CreateLog(epoch_, absl::StrCat("log", t), "", "", {"0"}).ok());
+  }
+  flush_pause_us = 2000;  // a disk that takes its time
+  const int before = flushes;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      const std::string name = absl::StrCat("log", t);
+      for (int64_t i = 1; i <= kEach; ++i) {
+        // Refusals of one write leave the others of its group alone.
+        if (i % 5 == 0) {
+          EXPECT_TRUE(absl::IsAborted(store->Append(epoch_, name, i + 1, {"x"}).status()));
+        }
+        EXPECT_EQ(*store->Append(epoch_, name, i, {absl::StrCat(i)}), i + 1);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  flush_pause_us = 0;
+  EXPECT_LT(flushes - before, kThreads * kEach / 2);
+  Names expected;
+  for (int i = 0; i <= kEach; ++i) expected.push_back(absl::StrCat(i));
+  for (int t = 0; t < kThreads; ++t) {
+    EXPECT_EQ(Contents(*store, absl::StrCat("log", t)), expected);
+  }
+}
+
+// Writes that share a flush share its failure, and are all undone.
+TEST_F(SqliteStoreTest, AFullDiskRefusesAllThatWait) {
+  const std::unique_ptr<StateStore> store = OpenWithLog();
+  disk_full = true;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 8; ++t) {
+    threads.emplace_back([&, t] {
+      ExpectError(store->CreateLog(epoch_, absl::StrCat("log", t), "", "", {"b"}).status(),
+                  StatusCode::kResourceExhausted, "free some space");
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  disk_full = false;
+  EXPECT_EQ(*store->ListLogs("", "", 10), Names({"log"}));
+  EXPECT_TRUE(store->CreateLog(epoch_, "log1", "", "", {"b"})->created);
 }
 
 TEST_F(SqliteStoreTest, AFailedFlushStopsTheStore) {
