@@ -15,6 +15,9 @@
 // store: every later call fails too, because after a failed flush nobody knows what the disk holds;
 // opening it anew reads what it does hold.
 //
+// An open store never goes back in time: where another file is put in the place of its own, it
+// stops.
+//
 // Only for a local disk: network file systems lack the shared memory and locks that this needs.
 #ifndef CVXQ_SERVICE_STORE_SQLITE_STORE_H_
 #define CVXQ_SERVICE_STORE_SQLITE_STORE_H_

@@ -1,7 +1,9 @@
 // What is particular to the store in a SQLite file: the file, a failing disk, damage.
 #include "service/store/sqlite_store.h"
 
+#include <signal.h>
 #include <sqlite3.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -9,8 +11,10 @@
 #include <atomic>
 #include <cerrno>
 #include <functional>
+#include <set>
 #include <thread>
 
+#include "tests/service/child_process.h"
 #include "tests/service/store_backends.h"
 
 namespace {
@@ -249,6 +253,33 @@ TEST_F(SqliteStoreTest, AFullDiskWritesNothingAndPasses) {
   EXPECT_EQ(*store->ListLogs("", "", 10), Names({"log"}));
 }
 
+// A limit that the system sets, of the size of files: no error that passes.
+TEST_F(SqliteStoreTest, AWriteThatTheSystemRefusesStopsTheStoreAndLosesNothing) {
+  ChildProcess child([&](const ChildProcess::Link& parent) {
+    signal(SIGXFSZ, SIG_IGN);
+    const rlimit limit = {.rlim_cur = 200'000, .rlim_max = 200'000};
+    setrlimit(RLIMIT_FSIZE, &limit);
+    auto store = OpenSqliteStore(path_);
+    const int64_t epoch = *(*store)->ClaimEpoch("child");
+    if (!(*store)->CreateLog(epoch, "log", "", "", {"0"}).ok()) _exit(1);
+    for (int64_t last = 1;;) {
+      const StatusOr<int64_t> done = (*store)->Append(epoch, "log", last, {std::string(999, 'x')});
+      if (!done.ok()) {
+        parent.Report(-static_cast<int64_t>(done.status().code()));
+        parent.Report(-static_cast<int64_t>((*store)->CurrentEpoch().status().code()));
+        return;
+      }
+      parent.Report(last = *done);
+    }
+  });
+  int64_t last = 0, number = 0;
+  while ((number = child.Next().value_or(0)) > 0) last = number;
+  EXPECT_EQ(number, -static_cast<int64_t>(StatusCode::kUnavailable));
+  EXPECT_EQ(child.Next(), -static_cast<int64_t>(StatusCode::kUnavailable));
+  EXPECT_GT(last, 10);
+  EXPECT_GE(static_cast<int64_t>(Contents(*Open(), "log").size()), last);
+}
+
 TEST_F(SqliteStoreTest, AFileThatHasGoneIsNotWrittenTo) {
   for (const bool replaced : {false, true}) {
     const std::unique_ptr<StateStore> store = OpenWithLog();
@@ -283,8 +314,14 @@ TEST_F(SqliteStoreTest, AnyBeginningOfTheWriteAheadLogIsASoundStore) {
   ASSERT_TRUE(store->Compact(epoch_, "log", 5, "snapshot").ok());
   const std::string data = Slurp(path_), log = Slurp(path_ + "-wal");
   const std::string copy = folder_.File("copy.db");
+  // Anywhere, and around the ends of its header (32 bytes) and of each frame (24 and a page).
+  std::set<size_t> sizes = {0, log.size()};
+  for (size_t size = 0; size <= log.size(); size += log.size() / 97) sizes.insert(size);
+  for (size_t end = 32; end < log.size(); end += 24 + 4096) {
+    sizes.insert({end - 1, end, end + 1, end + 24});
+  }
   size_t most = 0;
-  for (size_t size = 0; size <= log.size(); size += log.size() / 97) {
+  for (const size_t size : sizes) {
     std::filesystem::remove(copy + "-shm");
     Put(copy, data);
     Put(copy + "-wal", log.substr(0, size));
