@@ -44,6 +44,7 @@ StatusOr<std::unique_ptr<JobStore>> JobStore::Open(StateStore& store, JobStoreOp
   for (const std::string& name : names) {
     StatusOr<EntryPtr> entry = jobs->Load(name);
     if (entry.ok()) {
+      jobs->Count((*entry)->Current()->state(), 1);
       jobs->jobs_[name] = *std::move(entry);
     } else if (absl::IsDataLoss(entry.status())) {
       jobs->damaged_[name] = entry.status();
@@ -158,7 +159,10 @@ StatusOr<CreatedJob> JobStore::CreateLocked(const Job& job, const std::string& r
   const auto [known, added] = jobs_.try_emplace(log->name, entry);
   CreatedJob result{.job = known->second->Current(), .created = log->created};
   // Of several calls that come here with one log, one hands the job out.
-  if (added) result.actions = step.actions;
+  if (added) {
+    Count(result.job->state(), 1);
+    result.actions = step.actions;
+  }
   return result;
 }
 
@@ -185,10 +189,12 @@ JobPage JobStore::List(const std::string& prefix, const std::string& after, size
 }
 
 std::map<Job::State, int64_t> JobStore::CountByState() const {
-  std::map<Job::State, int64_t> counts;
   std::lock_guard lock(mutex_);
-  for (const auto& [name, entry] : jobs_) ++counts[entry->Current()->state()];
-  return counts;
+  return counts_;
+}
+
+void JobStore::Count(Job::State state, int64_t change) {
+  if ((counts_[state] += change) == 0) counts_.erase(state);
 }
 
 StatusOr<JobStep> JobStore::Apply(const std::string& name, const JobInput& input) {
@@ -234,10 +240,16 @@ Status JobStore::CatchUp(Entry& entry) {
 // Takes records that the log has into memory and tells all watchers. Called under `write`.
 void JobStore::Publish(Entry& entry, const std::vector<v1::JobRecord>& records) {
   Job job = *entry.Current();
+  const Job::State before = job.state();
   std::vector<std::shared_ptr<const v1::JobEvent>> events;
   for (const v1::JobRecord& record : records) {
     if (!Fold(record, job.revision() + 1, job).ok()) break;  // the next append finds out
     events.push_back(std::make_shared<const v1::JobEvent>(EventOf(record, job)));
+  }
+  if (job.state() != before) {
+    std::lock_guard lock(mutex_);
+    Count(before, -1);
+    Count(job.state(), 1);
   }
   std::lock_guard lock(entry.read);
   entry.job = std::make_shared<const Job>(std::move(job));
@@ -297,6 +309,7 @@ Status JobStore::Delete(const std::string& name, const std::string& etag) {
     for (const auto& watch : entry->watches) watch->Close(NotFound(name));
   }
   std::lock_guard lock(mutex_);
+  Count(job->state(), -1);
   jobs_.erase(name);
   return absl::OkStatus();
 }

@@ -95,6 +95,7 @@ class JobStore {
   Status CatchUp(Entry& entry);
   void Publish(Entry& entry, const std::vector<v1::JobRecord>& records);
   void CompactIfLong(Entry& entry);
+  void Count(Job::State state, int64_t change);  // called under mutex_
   Status StoreError(const Status& status);
   // Held while anything is written, so that nothing is while the store is restored. kUnavailable.
   StatusOr<std::shared_lock<std::shared_mutex>> BeginWrite();
@@ -116,8 +117,9 @@ class JobStore {
   // A request id is not given to a new job while its job is being deleted.
   std::array<std::mutex, 256> request_locks_;
   std::map<std::string, Status> damaged_;  // by name; set while opening
-  mutable std::mutex mutex_;               // guards jobs_
+  mutable std::mutex mutex_;               // guards the rest
   std::map<std::string, EntryPtr> jobs_;
+  std::map<Job::State, int64_t> counts_;  // of jobs_; none is 0
 };
 
 }  // namespace cvxq

@@ -98,6 +98,7 @@ class RedisFaultsTest : public testing::Test {
     EXPECT_EQ(Submit(1000), last);
     coordinator_->Kill();
     coordinator_->Start();
+    stub_ = ConnectTo(coordinator_->port());
     EXPECT_EQ(Get(running).state(), Job::CANCELLED);
     EXPECT_EQ(Get(last).state(), Job::SUCCEEDED);
     EXPECT_EQ(ListJobs(*stub_)->size(), others.size() + 2);

@@ -93,16 +93,16 @@ class Watcher {
     request.set_name(job_);
     request.set_after_revision(last_);
     const auto reader = stub_->WatchQuantizeModelJob(&context, request);
-    bool live = false;
+    bool live = false, open = true;
     v1::JobEvent event;
-    for (int64_t i = 0; i < events && reader->Read(&event); ++i) {
+    for (int64_t i = 0; i < events && (open = reader->Read(&event)); ++i) {
       if (event.has_bookmark()) {
         live = true;
       } else {
         Take(event, live);
       }
     }
-    context.TryCancel();
+    if (open) context.TryCancel();
     const Status status = FromGrpcStatus(reader->Finish());
     if (status.ok()) ended_ = true;
     if (status.ok() || absl::IsCancelled(status) || absl::IsUnavailable(status)) return;
