@@ -159,6 +159,10 @@ int main(int argc, char** argv) {
   for (const bool redis : {false, true}) {
     if (redis && !cvxq::RedisServer::Installed()) continue;
     std::printf("%s\n", redis ? "Redis, appendfsync always" : "SQLite");
-    submissions ? cvxq::Submissions(redis, first, second) : cvxq::Watchers(redis, first, second);
+    if (submissions) cvxq::Submissions(redis, first, second);
+    if (watchers) cvxq::Watchers(redis, first, second);
+    for (const int threads : {1, 4, 16, 64}) {
+      if (appends) cvxq::Appends(redis, threads);
+    }
   }
 }
