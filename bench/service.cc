@@ -4,27 +4,19 @@
 //
 //   bench_service submissions [REQUESTS] [KILLS]      (default 10000 50)
 //   bench_service watchers [WATCHERS] [DISCONNECTS]   (default 200 100)
-//   bench_service appends                             records of 500 bytes a second, by threads
 //
-// All against both stores: SQLite in a file, and a redis-server of its own that flushes every
+// Both against both stores: SQLite in a file, and a redis-server of its own that flushes every
 // write. Submissions go to a coordinator in a process of its own that runs no jobs (--jobs 0): each
 // request is sent three times, through a proxy that cuts a fifth of the connections when the server
 // answers, while the coordinator is killed (kill -9) and started again. Watchers follow 10 jobs of
 // 20 events a second through a server in this process.
-#include <algorithm>
-#include <atomic>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <string>
-#include <thread>
-#include <vector>
 
 #include "service/api/grpc_log.h"
 #include "service/log.h"
-#include "service/state_store.h"
 #include "tests/pipeline/scratch_folder.h"
 #include "tests/service/redis_server.h"
 #include "tests/service/submission_storm.h"
@@ -113,43 +105,16 @@ void Watchers(bool redis, int watchers, int disconnects) {
               report->lags.empty() ? 0 : 1e3 * report->lags.back());
 }
 
-// Each thread appends to a log of its own.
-void Appends(bool redis, int threads) {
-  constexpr std::chrono::seconds kTime(3);
-  const Place place(redis);
-  const StatusOr<std::unique_ptr<StateStore>> store = OpenStateStore(place.address());
-  Check(store.status());
-  const int64_t epoch = (*store)->ClaimEpoch("bench").value();
-  std::atomic<int64_t> appends = 0;
-  std::vector<std::thread> writers;
-  const auto end = std::chrono::steady_clock::now() + kTime;
-  for (int t = 0; t < threads; ++t) {
-    writers.emplace_back([&, name = absl::StrCat("log", t)] {
-      Check((*store)->CreateLog(epoch, name, "", "", {"0"}).status());
-      for (int64_t last = 1; std::chrono::steady_clock::now() < end; ++appends) {
-        const StatusOr<int64_t> done = (*store)->Append(epoch, name, last, {std::string(500, 'x')});
-        Check(done.status());
-        last = *done;
-      }
-    });
-  }
-  for (std::thread& writer : writers) writer.join();
-  std::printf("  %2d threads  %6.0f appends a second\n", threads,
-              static_cast<double>(appends) / static_cast<double>(kTime.count()));
-}
-
 }  // namespace
 }  // namespace cvxq
 
 int main(int argc, char** argv) {
   const bool submissions = argc > 1 && std::strcmp(argv[1], "submissions") == 0;
   const bool watchers = argc > 1 && std::strcmp(argv[1], "watchers") == 0;
-  const bool appends = argc > 1 && std::strcmp(argv[1], "appends") == 0;
-  if (!submissions && !watchers && !appends) {
+  if (!submissions && !watchers) {
     std::fprintf(stderr,
                  "usage: bench_service submissions [REQUESTS] [KILLS]\n"
-                 "       bench_service watchers [WATCHERS] [DISCONNECTS]\n"
-                 "       bench_service appends\n");
+                 "       bench_service watchers [WATCHERS] [DISCONNECTS]\n");
     return 2;
   }
   cvxq::SilenceGrpc();
@@ -159,10 +124,6 @@ int main(int argc, char** argv) {
   for (const bool redis : {false, true}) {
     if (redis && !cvxq::RedisServer::Installed()) continue;
     std::printf("%s\n", redis ? "Redis, appendfsync always" : "SQLite");
-    if (submissions) cvxq::Submissions(redis, first, second);
-    if (watchers) cvxq::Watchers(redis, first, second);
-    for (const int threads : {1, 4, 16, 64}) {
-      if (appends) cvxq::Appends(redis, threads);
-    }
+    submissions ? cvxq::Submissions(redis, first, second) : cvxq::Watchers(redis, first, second);
   }
 }

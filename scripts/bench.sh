@@ -36,9 +36,6 @@ title "Decoding of entropy-coded matrices (bench/entropy_decode.cc)"
 title "Large objects against plain ranged GETs (bench/object_store.cc)"
 "$build/bench/bench_object_store"
 
-title "Appends to the state stores (bench/service.cc)"
-"$build/bench/bench_service" appends
-
 title "Submissions while the coordinator is killed (bench/service.cc)"
 "$build/bench/bench_service" submissions
 
