@@ -47,9 +47,10 @@ class CoordinatorCommand : public Command {
     command->add_option("--tls-worker-ca", worker_ca_,
                         "Who signs workers' (default: who signs clients')");
     command->add_option("--tokens", tokens_, "File of bearer tokens: NAME TOKEN PROJECTS");
-    command->add_option("--jobs", executor_.parallel, "Jobs at a time")
+    command
+        ->add_option("--jobs", executor_.parallel, "Jobs at a time; 0: take jobs and let them wait")
         ->capture_default_str()
-        ->check(CLI::Range(1, 64));
+        ->check(CLI::Range(0, 64));
     command
         ->add_option(
             "--save-every", executor_.save_seconds,
@@ -176,7 +177,7 @@ class CoordinatorCommand : public Command {
   // Until the user or the system ends it, or another coordinator has taken over.
   static Status Serve(Coordinator& coordinator, ApiServer& server, std::atomic<bool>& ready) {
     while (!Interrupted()) {
-      const Status leads = coordinator.jobs().CheckEpoch();
+      const Status leads = coordinator.jobs().KeepEpoch();
       if (leads.ok() != ready) {
         ready = leads.ok();
         server.SetServing(ready);

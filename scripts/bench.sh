@@ -36,6 +36,12 @@ title "Decoding of entropy-coded matrices (bench/entropy_decode.cc)"
 title "Large objects against plain ranged GETs (bench/object_store.cc)"
 "$build/bench/bench_object_store"
 
+title "Submissions while the coordinator is killed (bench/service.cc)"
+"$build/bench/bench_service" submissions
+
+title "Watchers that come and go (bench/service.cc)"
+"$build/bench/bench_service" watchers
+
 title "Two-sided against one-sided coding (bench/two_sided.cc)"
 "$build/bench/bench_two_sided"
 

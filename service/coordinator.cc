@@ -16,8 +16,7 @@ namespace {
 
 // Reports that decide something: they wait for the store, others may be lost.
 bool Decides(JobInput::Kind kind) {
-  return kind != JobInput::Kind::kRun && kind != JobInput::Kind::kProgress &&
-         kind != JobInput::Kind::kLog;
+  return kind != JobInput::Kind::kProgress && kind != JobInput::Kind::kLog;
 }
 
 Status QuotaError(const std::string& subject, const std::string& message) {

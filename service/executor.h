@@ -10,7 +10,7 @@
 namespace cvxq {
 
 // Where executors report. Thread-safe; blocks until the report is durable. Reports that decide
-// something (all but kRun, kProgress and kLog) are repeated while the store is unavailable.
+// something (all but kProgress and kLog) are repeated while the store is unavailable.
 class JobSink {
  public:
   virtual ~JobSink() = default;

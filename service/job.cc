@@ -291,6 +291,7 @@ Status Fold(const JobRecord& record, int64_t revision, Job& job) {
       *job.mutable_error() = ToRpcStatus(ServiceError(
           absl::StatusCode::kCancelled, reason::kJobCancelled, "cancelled on request"));
       break;
+    case JobRecord::kDeleted:
     case JobRecord::CHANGE_NOT_SET:
       return absl::DataLossError(
           absl::StrCat("record ", revision, " of ", job.name(),

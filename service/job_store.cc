@@ -4,6 +4,7 @@
 
 #include "absl/time/clock.h"
 #include "service/errors.h"
+#include "service/job_entry.h"
 #include "service/timestamps.h"
 
 namespace cvxq {
@@ -14,6 +15,11 @@ constexpr char kLogPrefix[] = "projects/";
 Status NotFound(const std::string& name) {
   return ServiceError(absl::StatusCode::kNotFound, reason::kJobNotFound,
                       absl::StrCat("there is no job ", name));
+}
+
+Status RequestIdReused(const std::string& job) {
+  return ServiceError(absl::StatusCode::kInvalidArgument, reason::kRequestIdReused,
+                      absl::StrCat("the request id was used for ", job, " with another request"));
 }
 
 StatusOr<v1::JobRecord> Parse(const std::string& name, const LogRecord& stored) {
@@ -30,42 +36,23 @@ std::vector<std::string> Serialize(const std::vector<v1::JobRecord>& records) {
 
 }  // namespace
 
-struct JobStore::Entry {
-  std::string name;
-  std::mutex write;            // one writer at a time; held while the state store works
-  int64_t first_revision = 1;  // of the log; guarded by `write`
-  bool deleted = false;        // guarded by `write`
-
-  mutable std::mutex read;  // guards the rest; never held while anything waits
-  std::shared_ptr<const Job> job;
-  std::vector<std::shared_ptr<WatchQueue>> watches;
-
-  std::shared_ptr<const Job> Current() const {
-    std::lock_guard lock(read);
-    return job;
-  }
-};
-
 StatusOr<std::unique_ptr<JobStore>> JobStore::Open(StateStore& store, JobStoreOptions options) {
   std::unique_ptr<JobStore> jobs(new JobStore(store, std::move(options)));
   CVXQ_ASSIGN_OR_RETURN(jobs->epoch_, store.ClaimEpoch(jobs->options_.owner));
-  std::string after;
-  for (;;) {
-    CVXQ_ASSIGN_OR_RETURN(const std::vector<std::string> names,
-                          store.ListLogs(kLogPrefix, after, 1000));
-    if (names.empty()) return jobs;
-    after = names.back();
-    for (const std::string& name : names) {
-      StatusOr<EntryPtr> entry = jobs->Load(name);
-      if (entry.ok()) {
-        jobs->jobs_[name] = *std::move(entry);
-      } else if (absl::IsDataLoss(entry.status())) {
-        jobs->damaged_[name] = entry.status();
-      } else {
-        return entry.status();
-      }
+  CVXQ_RETURN_IF_ERROR(jobs->deleted_requests_.Load(jobs->epoch_, jobs->options_.clock()));
+  CVXQ_ASSIGN_OR_RETURN(const std::vector<std::string> names, AllLogs(store, kLogPrefix));
+  for (const std::string& name : names) {
+    StatusOr<EntryPtr> entry = jobs->Load(name);
+    if (entry.ok()) {
+      jobs->Count((*entry)->Current()->state(), 1);
+      jobs->jobs_[name] = *std::move(entry);
+    } else if (absl::IsDataLoss(entry.status())) {
+      jobs->damaged_[name] = entry.status();
+    } else {
+      return entry.status();
     }
   }
+  return jobs;
 }
 
 StatusOr<JobStore::EntryPtr> JobStore::Load(const std::string& name) {
@@ -75,12 +62,19 @@ StatusOr<JobStore::EntryPtr> JobStore::Load(const std::string& name) {
   for (;;) {
     CVXQ_ASSIGN_OR_RETURN(const std::vector<LogRecord> records,
                           store_.Read(name, job.revision(), kMostRecords));
-    if (records.empty()) break;
-    if (job.revision() == 0) entry->first_revision = records[0].revision;
+    if (job.revision() == 0 && !records.empty()) entry->first_revision = records[0].revision;
     for (const LogRecord& stored : records) {
       CVXQ_ASSIGN_OR_RETURN(const v1::JobRecord record, Parse(name, stored));
       CVXQ_RETURN_IF_ERROR(Fold(record, stored.revision, job));
+      if (record.has_created()) {
+        entry->request_id = record.created().request_id();
+        entry->request_digest = record.created().request_digest();
+      } else if (record.has_snapshot()) {
+        entry->request_id = record.snapshot().request_id();
+        entry->request_digest = record.snapshot().request_digest();
+      }
     }
+    if (static_cast<int64_t>(records.size()) < kMostRecords) break;
   }
   if (job.name() != name) {
     return absl::DataLossError(absl::StrCat("the log ", name, " tells of ", job.name()));
@@ -103,14 +97,6 @@ Status JobStore::StoreError(const Status& status) {
   return status;
 }
 
-Status JobStore::CheckEpoch() {
-  if (!lost_) {
-    CVXQ_ASSIGN_OR_RETURN(const int64_t newest, store_.CurrentEpoch());
-    if (newest != epoch_) lost_ = true;
-  }
-  return lost_ ? StoreError(absl::FailedPreconditionError("")) : absl::OkStatus();
-}
-
 StatusOr<JobStore::EntryPtr> JobStore::Find(const std::string& name) const {
   {
     std::lock_guard lock(mutex_);
@@ -125,7 +111,22 @@ StatusOr<JobStore::EntryPtr> JobStore::Find(const std::string& name) const {
 
 StatusOr<CreatedJob> JobStore::Create(const Job& job, const std::string& request_id,
                                       const std::string& digest) {
-  const JobStep step = CreateJob(job, options_.clock());
+  CVXQ_ASSIGN_OR_RETURN(const auto writing, BeginWrite());
+  if (request_id.empty()) return CreateLocked(job, request_id, digest);
+  std::lock_guard alone(LockOf(request_id));
+  const auto deleted = deleted_requests_.Find(request_id, options_.clock());
+  if (!deleted.has_value()) return CreateLocked(job, request_id, digest);
+  if (deleted->digest != digest) return RequestIdReused(deleted->job);
+  return ServiceError(absl::StatusCode::kNotFound, reason::kJobNotFound,
+                      absl::StrCat("the job that this request made, ", deleted->job,
+                                   ", was deleted; send a new request id for a new one"));
+}
+
+StatusOr<CreatedJob> JobStore::CreateLocked(const Job& job, const std::string& request_id,
+                                            const std::string& digest) {
+  JobStep step = CreateJob(job, options_.clock());
+  step.records[0].mutable_created()->set_request_id(request_id);
+  step.records[0].mutable_created()->set_request_digest(digest);
   const StatusOr<CreatedLog> log =
       store_.CreateLog(epoch_, job.name(), request_id, digest, Serialize(step.records));
   if (absl::IsAlreadyExists(log.status())) {
@@ -134,9 +135,7 @@ StatusOr<CreatedJob> JobStore::Create(const Job& job, const std::string& request
   }
   if (!log.ok()) return StoreError(log.status());
   if (!log->created && log->request_digest != digest) {
-    return ServiceError(
-        absl::StatusCode::kInvalidArgument, reason::kRequestIdReused,
-        absl::StrCat("the request id was used for ", log->name, " with another request"));
+    return RequestIdReused(log->name);
   }
   if (!log->created) {
     if (const StatusOr<EntryPtr> known = Find(log->name); known.ok()) {
@@ -148,6 +147,8 @@ StatusOr<CreatedJob> JobStore::Create(const Job& job, const std::string& request
   if (log->created) {
     entry = std::make_shared<Entry>();
     entry->name = job.name();
+    entry->request_id = request_id;
+    entry->request_digest = digest;
     entry->job = std::make_shared<const Job>(step.job);
   } else {
     StatusOr<EntryPtr> loaded = Load(log->name);
@@ -158,7 +159,10 @@ StatusOr<CreatedJob> JobStore::Create(const Job& job, const std::string& request
   const auto [known, added] = jobs_.try_emplace(log->name, entry);
   CreatedJob result{.job = known->second->Current(), .created = log->created};
   // Of several calls that come here with one log, one hands the job out.
-  if (added) result.actions = step.actions;
+  if (added) {
+    Count(result.job->state(), 1);
+    result.actions = step.actions;
+  }
   return result;
 }
 
@@ -185,14 +189,17 @@ JobPage JobStore::List(const std::string& prefix, const std::string& after, size
 }
 
 std::map<Job::State, int64_t> JobStore::CountByState() const {
-  std::map<Job::State, int64_t> counts;
   std::lock_guard lock(mutex_);
-  for (const auto& [name, entry] : jobs_) ++counts[entry->Current()->state()];
-  return counts;
+  return counts_;
+}
+
+void JobStore::Count(Job::State state, int64_t change) {
+  if ((counts_[state] += change) == 0) counts_.erase(state);
 }
 
 StatusOr<JobStep> JobStore::Apply(const std::string& name, const JobInput& input) {
   CVXQ_ASSIGN_OR_RETURN(const EntryPtr entry, Find(name));
+  CVXQ_ASSIGN_OR_RETURN(const auto storing, BeginWrite());
   std::lock_guard writing(entry->write);
   for (;;) {
     if (entry->deleted) return NotFound(name);
@@ -233,10 +240,16 @@ Status JobStore::CatchUp(Entry& entry) {
 // Takes records that the log has into memory and tells all watchers. Called under `write`.
 void JobStore::Publish(Entry& entry, const std::vector<v1::JobRecord>& records) {
   Job job = *entry.Current();
+  const Job::State before = job.state();
   std::vector<std::shared_ptr<const v1::JobEvent>> events;
   for (const v1::JobRecord& record : records) {
     if (!Fold(record, job.revision() + 1, job).ok()) break;  // the next append finds out
     events.push_back(std::make_shared<const v1::JobEvent>(EventOf(record, job)));
+  }
+  if (job.state() != before) {
+    std::lock_guard lock(mutex_);
+    Count(before, -1);
+    Count(job.state(), 1);
   }
   std::lock_guard lock(entry.read);
   entry.job = std::make_shared<const Job>(std::move(job));
@@ -262,9 +275,7 @@ void JobStore::CompactIfLong(Entry& entry) {
       if (!record.ok() || !Fold(*record, stored.revision, job).ok()) return;
     }
   }
-  v1::JobRecord snapshot;
-  *snapshot.mutable_time() = job.update_time();
-  *snapshot.mutable_snapshot()->mutable_job() = job;
+  const v1::JobRecord snapshot = SnapshotRecord(job, entry.request_id, entry.request_digest);
   if (store_.Compact(epoch_, entry.name, through, snapshot.SerializeAsString()).ok()) {
     entry.first_revision = through;
   }
@@ -272,6 +283,8 @@ void JobStore::CompactIfLong(Entry& entry) {
 
 Status JobStore::Delete(const std::string& name, const std::string& etag) {
   CVXQ_ASSIGN_OR_RETURN(const EntryPtr entry, Find(name));
+  CVXQ_ASSIGN_OR_RETURN(const auto storing, BeginWrite());
+  std::lock_guard alone(LockOf(entry->request_id));
   std::lock_guard writing(entry->write);
   if (entry->deleted) return NotFound(name);
   const std::shared_ptr<const Job> job = entry->Current();
@@ -284,6 +297,11 @@ Status JobStore::Delete(const std::string& name, const std::string& etag) {
                         absl::StrCat(name, " is ", Job::State_Name(job->state()),
                                      "; cancel it first, and delete it when it has ended"));
   }
+  if (!entry->request_id.empty()) {
+    const Status status = deleted_requests_.Add(
+        epoch_, {entry->request_id, entry->request_digest, name, options_.clock()});
+    if (!status.ok()) return StoreError(status);
+  }
   if (const Status status = store_.DeleteLog(epoch_, name); !status.ok()) return StoreError(status);
   entry->deleted = true;
   {
@@ -291,6 +309,7 @@ Status JobStore::Delete(const std::string& name, const std::string& etag) {
     for (const auto& watch : entry->watches) watch->Close(NotFound(name));
   }
   std::lock_guard lock(mutex_);
+  Count(job->state(), -1);
   jobs_.erase(name);
   return absl::OkStatus();
 }

@@ -6,20 +6,24 @@
 //   CVXQ_ASSIGN_OR_RETURN(auto watch, jobs->Watch(name, /*after_revision=*/0));
 //
 // A job's log has the job's name. Opening claims an epoch: from then on no other coordinator can
-// write, and once another claims, nothing can be written here (kUnavailable NOT_LEADER).
+// write, and once another claims, nothing can be written here (kUnavailable NOT_LEADER). Jobs can
+// be read whatever the store does. A store that loses what it had gets it again (KeepEpoch).
 // Thread-safe; calls that write block until the store has acknowledged.
 #ifndef CVXQ_SERVICE_JOB_STORE_H_
 #define CVXQ_SERVICE_JOB_STORE_H_
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <shared_mutex>
 #include <string>
 #include <vector>
 
+#include "service/deleted_requests.h"
 #include "service/job.h"
 #include "service/job_watch.h"
 #include "service/state_store.h"
@@ -51,7 +55,8 @@ class JobStore {
   static StatusOr<std::unique_ptr<JobStore>> Open(StateStore& store, JobStoreOptions options);
 
   // `job` as accepted, with name and uid. kInvalidArgument REQUEST_ID_REUSED where `request_id`
-  // came with another digest; kAlreadyExists JOB_EXISTS.
+  // came with another digest; kAlreadyExists JOB_EXISTS; kNotFound JOB_NOT_FOUND where the request
+  // id has made a job that was deleted in the last 30 days.
   StatusOr<CreatedJob> Create(const Job& job, const std::string& request_id,
                               const std::string& digest);
   // kNotFound JOB_NOT_FOUND; kDataLoss JOB_DAMAGED.
@@ -70,8 +75,12 @@ class JobStore {
   std::map<Job::State, int64_t> CountByState() const;
   const std::map<std::string, Status>& damaged() const { return damaged_; }
   int64_t epoch() const { return epoch_; }
-  // Whether this is still the one that may write, asking the state store. kUnavailable NOT_LEADER.
-  Status CheckEpoch();
+  // Whether this is still the one that may write, asking the state store; to be called every now
+  // and then. Where the store has lost what it had acknowledged, it is given all jobs again under a
+  // new epoch, each log as one snapshot that kept too little; until then writes give kUnavailable
+  // STORE_UNAVAILABLE, and what was about to be created without an answer is undone. kUnavailable
+  // NOT_LEADER: another coordinator has taken over, for good.
+  Status KeepEpoch();
   // Ends all watches, also those to come, with kUnavailable SHUTTING_DOWN.
   void CloseWatches();
 
@@ -79,22 +88,38 @@ class JobStore {
   struct Entry;
   using EntryPtr = std::shared_ptr<Entry>;
   JobStore(StateStore& store, JobStoreOptions options)
-      : store_(store), options_(std::move(options)) {}
+      : store_(store), options_(std::move(options)), deleted_requests_(store) {}
 
   StatusOr<EntryPtr> Find(const std::string& name) const;
   StatusOr<EntryPtr> Load(const std::string& name);
   Status CatchUp(Entry& entry);
   void Publish(Entry& entry, const std::vector<v1::JobRecord>& records);
   void CompactIfLong(Entry& entry);
+  void Count(Job::State state, int64_t change);  // called under mutex_
   Status StoreError(const Status& status);
+  // Held while anything is written, so that nothing is while the store is restored. kUnavailable.
+  StatusOr<std::shared_lock<std::shared_mutex>> BeginWrite();
+  Status Restore();
+  Status RestoreLog(Entry& entry);
+  StatusOr<CreatedJob> CreateLocked(const Job& job, const std::string& request_id,
+                                    const std::string& digest);
+  std::mutex& LockOf(const std::string& request_id) {
+    return request_locks_[std::hash<std::string>()(request_id) % request_locks_.size()];
+  }
 
   StateStore& store_;
   const JobStoreOptions options_;
-  int64_t epoch_ = 0;
+  std::atomic<int64_t> epoch_ = 0;
   std::atomic<bool> lost_ = false, closed_ = false;
+  std::atomic<bool> incomplete_ = false;  // the store lacks what it should have
+  std::shared_mutex writes_;              // see BeginWrite
+  DeletedRequests deleted_requests_;
+  // A request id is not given to a new job while its job is being deleted.
+  std::array<std::mutex, 256> request_locks_;
   std::map<std::string, Status> damaged_;  // by name; set while opening
-  mutable std::mutex mutex_;               // guards jobs_
+  mutable std::mutex mutex_;               // guards the rest
   std::map<std::string, EntryPtr> jobs_;
+  std::map<Job::State, int64_t> counts_;  // of jobs_; none is 0
 };
 
 }  // namespace cvxq

@@ -88,7 +88,11 @@ Status JobWatch::ReadLog() {
                           absl::StrCat("the job ", name_, " was deleted"));
     }
     CVXQ_RETURN_IF_ERROR(records.status());
-    if (records->empty()) break;
+    if (records->empty()) {
+      return ServiceError(absl::StatusCode::kUnavailable, reason::kStoreUnavailable,
+                          absl::StrCat("the state store has no events of ", name_, " after ", after,
+                                       "; watch again from the last revision that came"));
+    }
     for (const LogRecord& stored : *records) {
       v1::JobRecord record;
       if (!record.ParseFromString(stored.bytes)) {

@@ -72,7 +72,7 @@ bool IsUndecided(const JobInput& resumed) {
 
 LocalExecutor::LocalExecutor(StoragePolicy policy, LocalExecutorOptions options)
     : policy_(std::move(policy)), options_(std::move(options)) {
-  for (int i = 0; i < std::max(1, options_.parallel); ++i) {
+  for (int i = 0; i < options_.parallel; ++i) {
     threads_.emplace_back([this] { Work(); });
   }
 }

@@ -10,6 +10,9 @@
 //             revisions and by the objects that jobs have published)
 //   atomic    a call's records appear together or not at all, also where its reply is lost
 //   fenced    once a newer epoch is claimed, every write of an older one fails
+//   noticed   a store that lost what it had acknowledged (a server that was emptied, or started
+//             from an older file) takes no write of the object it was acknowledged to, and gives it
+//             no records, until that object calls RenewEpoch: kUnavailable
 //
 // Errors of every call, beside those named below: kInvalidArgument (a limit below is exceeded; a
 // caller's bug), kUnavailable (the disk or the server fails: of a write the outcome is unknown,
@@ -56,8 +59,13 @@ class StateStore {
   // Makes the caller the only writer: gives an epoch above all given before, for good. `owner` is
   // for people who look.
   virtual StatusOr<int64_t> ClaimEpoch(const std::string& owner) = 0;
-  // The newest epoch; 0: none was ever claimed.
+  // The newest epoch; 0: none was ever claimed. kDataLoss: the store has lost what it acknowledged
+  // to this object, and nobody has claimed an epoch since.
   virtual StatusOr<int64_t> CurrentEpoch() = 0;
+  // As ClaimEpoch, for the holder of `epoch`, who knows what the store has lost and means to write
+  // it again. kFailedPrecondition: somebody else has claimed a newer one. To be called again where
+  // it fails otherwise.
+  virtual StatusOr<int64_t> RenewEpoch(int64_t epoch, const std::string& owner) = 0;
 
   // Makes a log with its first records (revisions 1 ...), and remembers `request_id` (empty: none)
   // with `request_digest` until the log is deleted. With a request id that is known nothing is
@@ -84,6 +92,11 @@ class StateStore {
   // last. kNotFound, kFailedPrecondition as above.
   virtual Status Compact(int64_t epoch, const std::string& name, int64_t through,
                          const std::string& snapshot) = 0;
+  // Puts a log with this one record, of this revision, in the place of whatever has the name, and
+  // `request_id` (empty: none) with `request_digest` in the place of whatever it stood for: what a
+  // store has lost is written again as if it were compacted. kFailedPrecondition as above.
+  virtual Status PutLog(int64_t epoch, const std::string& name, const std::string& request_id,
+                        const std::string& request_digest, const LogRecord& snapshot) = 0;
   // Removes a log and its request id. No error where there is none. kFailedPrecondition as above.
   virtual Status DeleteLog(int64_t epoch, const std::string& name) = 0;
   // Names of logs that begin with `prefix` and come after `after` in byte order, at most `limit`.

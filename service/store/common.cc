@@ -1,6 +1,5 @@
 #include "service/store/common.h"
 
-#include "service/state_store.h"
 #include "storage/errors.h"
 
 namespace cvxq {
@@ -43,6 +42,14 @@ Status CheckRecords(const std::vector<std::string>& records) {
   return absl::OkStatus();
 }
 
+Status CheckSnapshot(const LogRecord& snapshot) {
+  if (snapshot.revision < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a record has the revision ", snapshot.revision, "; the first is 1"));
+  }
+  return CheckRecords({snapshot.bytes});
+}
+
 Status CheckReadRange(int64_t after, int64_t limit) {
   if (after < 0 || limit < 1) {
     return absl::InvalidArgumentError(absl::StrCat("cannot read ", limit,
@@ -60,6 +67,12 @@ Status FencedError(int64_t epoch, int64_t newest, const std::string& where) {
   return absl::FailedPreconditionError(absl::StrCat("epoch ", epoch, " may not write to ", where,
                                                     ": its newest epoch is ", newest,
                                                     "; another coordinator has taken over"));
+}
+
+Status WentBackError(const std::string& where) {
+  return absl::UnavailableError(absl::StrCat(
+      where,
+      " has lost writes that it had acknowledged: it was emptied, or started from an older file"));
 }
 
 Status NoLogError(const std::string& name, const std::string& where) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "service/state_store.h"
 
 namespace cvxq {
 
@@ -15,10 +16,12 @@ namespace cvxq {
 Status CheckLogName(const std::string& name);
 Status CheckShort(const std::string& what, const std::string& text);  // request id, digest, owner
 Status CheckRecords(const std::vector<std::string>& records);
+Status CheckSnapshot(const LogRecord& snapshot);
 Status CheckReadRange(int64_t after, int64_t limit);
 
 // The errors of StateStore's calls. `where` is the file or the server.
 Status FencedError(int64_t epoch, int64_t newest, const std::string& where);
+Status WentBackError(const std::string& where);
 Status NoLogError(const std::string& name, const std::string& where);
 Status LogExistsError(const std::string& name, const std::string& where);
 Status NotLastError(const std::string& name, int64_t after, int64_t last);

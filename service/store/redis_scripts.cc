@@ -17,6 +17,13 @@ local function range(log, records)
 end
 )";
 
+// Whether writes that were acknowledged to this client are gone.
+const char kWentBack[] = R"(
+local function went_back(epochs, done, acknowledged)
+  return tonumber(redis.call('HGET', epochs, done) or 0) < tonumber(acknowledged)
+end
+)";
+
 // A write that has been done gives its answer again. `finish` ends every write whose epoch is the
 // newest, also one that changes nothing: a sending of it that arrives late must not change
 // anything either.
@@ -31,41 +38,47 @@ if past then
 end
 local function finish(answer)
   redis.call('SET', done, cmsgpack.pack({sequence, answer}), 'EX', 3600)
+  redis.call('HSET', epochs, done, ARGV[1])
   return answer
 end
 local newest = redis.call('HGET', epochs, 'newest')
 )";
 
 const char kFence[] = R"(
-if newest ~= ARGV[2] then return {'FENCED', newest or '0'} end
+if not newest or tonumber(newest) <= tonumber(ARGV[3]) then
+  if went_back(epochs, done, ARGV[2]) then return {'BACK'} end
+end
+if newest ~= ARGV[3] then return {'FENCED', newest or '0'} end
 )";
 
-// As above, but a log that is gone together with all epochs is said to be missing.
-const char kFenceOfLog[] = R"(
-if newest ~= ARGV[2] then
-  if not newest and redis.call('EXISTS', log, records) == 0 then return {'MISSING'} end
-  return {'FENCED', newest or '0'}
-end
+const char kFindLog[] = R"(
 local first, last = range(log, records)
 if not first then return finish(last) end
 )";
 
 std::string Write(const std::string& fence, const std::string& body) {
-  return kNumbers + std::string(kWrite) + fence + body;
+  return kNumbers + std::string(kWentBack) + kWrite + fence + body;
 }
+
+const std::string kFenceOfLog = kFence + std::string(kFindLog);
 
 }  // namespace
 
 const std::string kClaim = Write("", R"(
+local held = tonumber(ARGV[5])
+if held > 0 and newest and tonumber(newest) > held and
+   redis.call('HGET', epochs, 'holder') ~= done then
+  return {'FENCED', newest}
+end
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local epoch = text(math.max(now, tonumber(newest or 0) + 1, tonumber(ARGV[2])))
-redis.call('HSET', epochs, 'newest', epoch, epoch, ARGV[3], 'format', '1')
+local epoch = text(math.max(now, tonumber(newest or 0) + 1, tonumber(ARGV[3])))
+redis.call('HSET', epochs, 'newest', epoch, epoch, ARGV[4], 'holder', done, 'format', '1')
 return finish({'OK', epoch})
 )");
 
 const std::string kCreate = Write(kFence, R"(
-local name, request, digest = ARGV[3], ARGV[4], ARGV[5]
+local name, request, digest = ARGV[4], ARGV[5], ARGV[6]
 if request ~= '' then
   local known = redis.call('HGET', requests, request)
   if known then
@@ -74,29 +87,41 @@ if request ~= '' then
   end
 end
 if redis.call('EXISTS', log, records) > 0 then return finish({'EXISTS'}) end
-for i = 6, #ARGV do redis.call('RPUSH', records, ARGV[i]) end
-redis.call('HSET', log, 'first', '1', 'last', text(#ARGV - 5), 'request', request)
+for i = 7, #ARGV do redis.call('RPUSH', records, ARGV[i]) end
+redis.call('HSET', log, 'first', '1', 'last', text(#ARGV - 6), 'request', request)
 redis.call('ZADD', logs, '0', name)
 if request ~= '' then redis.call('HSET', requests, request, cmsgpack.pack({name, digest})) end
 return finish({'OK'})
 )");
 
 const std::string kAppend = Write(kFenceOfLog, R"(
-if text(last) ~= ARGV[3] then return finish({'MOVED', text(last)}) end
-for i = 4, #ARGV do redis.call('RPUSH', records, ARGV[i]) end
-last = text(last + #ARGV - 3)
+if text(last) ~= ARGV[4] then return finish({'MOVED', text(last)}) end
+for i = 5, #ARGV do redis.call('RPUSH', records, ARGV[i]) end
+last = text(last + #ARGV - 4)
 redis.call('HSET', log, 'last', last)
 return finish({'OK', last})
 )");
 
 const std::string kCompact = Write(kFenceOfLog, R"(
-local through = tonumber(ARGV[3])
+local through = tonumber(ARGV[4])
 if through > last then return finish({'BEYOND', text(last)}) end
 if through >= first then
   redis.call('LTRIM', records, text(through - first), '-1')
-  redis.call('LSET', records, '0', ARGV[4])
+  redis.call('LSET', records, '0', ARGV[5])
   redis.call('HSET', log, 'first', text(through))
 end
+return finish({'OK'})
+)");
+
+const std::string kPut = Write(kFence, R"(
+local name, request, digest, revision = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local former = redis.call('HGET', log, 'request')
+if former and former ~= '' then redis.call('HDEL', requests, former) end
+redis.call('UNLINK', log, records)
+redis.call('RPUSH', records, ARGV[8])
+redis.call('HSET', log, 'first', revision, 'last', revision, 'request', request)
+redis.call('ZADD', logs, '0', name)
+if request ~= '' then redis.call('HSET', requests, request, cmsgpack.pack({name, digest})) end
 return finish({'OK'})
 )");
 
@@ -104,12 +129,13 @@ const std::string kDelete = Write(kFence, R"(
 local request = redis.call('HGET', log, 'request')
 if request and request ~= '' then redis.call('HDEL', requests, request) end
 redis.call('UNLINK', log, records)
-redis.call('ZREM', logs, ARGV[3])
+redis.call('ZREM', logs, ARGV[4])
 return finish({'OK'})
 )");
 
-const std::string kRead = std::string(kNumbers) + R"(
-local log, records = unpack(KEYS)
+const std::string kRead = std::string(kNumbers) + kWentBack + R"(
+local log, records, epochs, done = unpack(KEYS)
+if went_back(epochs, done, ARGV[3]) then return {'BACK'} end
 local after, limit = tonumber(ARGV[1]), tonumber(ARGV[2])
 local first, last = range(log, records)
 if not first then return last end

@@ -8,19 +8,23 @@
 namespace cvxq::redis_scripts {
 
 // Of all writes: KEYS epochs, done, logs, requests, log, records (as far as a script needs them);
-// ARGV sequence, epoch, then as written below (of kClaim the epoch is the least to give). Answers
-// FENCED newest, MISSING, LOST (the list of records does not fit its log), STALE (a newer write of
-// the same client has been done), or
+// ARGV sequence, acknowledged (the largest sequence whose answer has come), epoch, then as written
+// below (of kClaim the epoch is the least to give). Answers FENCED newest, BACK (what was
+// acknowledged is gone), MISSING, LOST (the list of records does not fit its log), STALE (a newer
+// write of the same client has been done), or
 //
-//   kClaim    owner                               OK epoch
-//   kCreate   name, request, digest, records...   OK | KNOWN name digest | EXISTS
-//   kAppend   after, records...                   OK last | MOVED last
-//   kCompact  through, snapshot                   OK | BEYOND last
-//   kDelete   name                                OK
-extern const std::string kClaim, kCreate, kAppend, kCompact, kDelete;
+//   kClaim    owner, held                                OK epoch
+//   kCreate   name, request, digest, records...          OK | KNOWN name digest | EXISTS
+//   kAppend   after, records...                          OK last | MOVED last
+//   kCompact  through, snapshot                          OK | BEYOND last
+//   kPut      name, request, digest, revision, snapshot  OK
+//   kDelete   name                                       OK
+//
+// kClaim is FENCED only where `held` is not 0 and another client has claimed a newer one.
+extern const std::string kClaim, kCreate, kAppend, kCompact, kPut, kDelete;
 
-// KEYS log, records; ARGV after, limit.
-// OK revision-of-the-first records | COMPACTED first | BEYOND last | MISSING | LOST
+// KEYS log, records, epochs, done; ARGV after, limit, acknowledged.
+// OK revision-of-the-first records | COMPACTED first | BEYOND last | BACK | MISSING | LOST
 extern const std::string kRead;
 
 }  // namespace cvxq::redis_scripts

@@ -81,7 +81,9 @@ class RedisStore : public StateStore {
           absl::StrCat("cannot keep state in the Redis server at ", connection_.address(),
                        ": it drops keys when its memory is full; set maxmemory-policy noeviction"));
     }
-    CVXQ_ASSIGN_OR_RETURN(const int64_t format, EpochsField("format"));
+    CVXQ_ASSIGN_OR_RETURN(const RedisReply reply,
+                          connection_.Call({"HGET", Key("epochs"), "format"}));
+    CVXQ_ASSIGN_OR_RETURN(const int64_t format, Number(*reply, "format"));
     if (format > kFormat) {
       return absl::FailedPreconditionError(
           absl::StrCat("cannot keep state in the Redis server at ", connection_.address(),
@@ -91,20 +93,21 @@ class RedisStore : public StateStore {
     return absl::OkStatus();
   }
 
-  StatusOr<int64_t> ClaimEpoch(const std::string& owner) override {
-    CVXQ_RETURN_IF_ERROR(CheckShort("the owner of an epoch", owner));
-    const std::lock_guard<std::mutex> lock(mutex_);
-    CVXQ_ASSIGN_OR_RETURN(const Answer answer,
-                          Write(redis_scripts::kClaim, newest_seen.load() + 1, "", {owner}));
-    const int64_t epoch = answer.Int(1);
-    if (!answer.Is("OK") || epoch < 1) return Strange(answer);
-    Saw(epoch);
-    return epoch;
+  StatusOr<int64_t> ClaimEpoch(const std::string& owner) override { return Claim(0, owner); }
+
+  StatusOr<int64_t> RenewEpoch(int64_t epoch, const std::string& owner) override {
+    return Claim(epoch, owner);
   }
 
   StatusOr<int64_t> CurrentEpoch() override {
     const std::lock_guard<std::mutex> lock(mutex_);
-    CVXQ_ASSIGN_OR_RETURN(const int64_t epoch, EpochsField("newest"));
+    CVXQ_ASSIGN_OR_RETURN(const RedisReply reply,
+                          connection_.Call({"HMGET", Key("epochs"), "newest", done_}));
+    CVXQ_ASSIGN_OR_RETURN(const int64_t epoch, Number(*reply->element[0], "newest"));
+    CVXQ_ASSIGN_OR_RETURN(const int64_t done, Number(*reply->element[1], done_));
+    if (epoch <= claimed_ && done < acknowledged_) {
+      return absl::DataLossError(WentBackError(Server()).message());
+    }
     Saw(epoch);
     return epoch;
   }
@@ -148,8 +151,10 @@ class RedisStore : public StateStore {
     const std::lock_guard<std::mutex> lock(mutex_);
     CVXQ_ASSIGN_OR_RETURN(
         RedisReply reply,
-        connection_.CallScript(redis_scripts::kRead, {Key("log:" + name), Key("records:" + name)},
-                               {absl::StrCat(after), absl::StrCat(std::min(limit, kMostAtOnce))}));
+        connection_.CallScript(redis_scripts::kRead,
+                               {Key("log:" + name), Key("records:" + name), Key("epochs"), done_},
+                               {absl::StrCat(after), absl::StrCat(std::min(limit, kMostAtOnce)),
+                                absl::StrCat(acknowledged_)}));
     const Answer answer(std::move(reply));
     if (answer.Is("BEYOND")) return BeyondEndError(name, after, answer.Int(1));
     if (answer.Is("COMPACTED")) return CompactedError(name, after, answer.Int(1));
@@ -173,6 +178,20 @@ class RedisStore : public StateStore {
     if (answer.Is("OK")) return absl::OkStatus();
     if (answer.Is("BEYOND")) return BeyondEndError(name, through, answer.Int(1));
     return Refused(answer, epoch, name);
+  }
+
+  Status PutLog(int64_t epoch, const std::string& name, const std::string& request_id,
+                const std::string& request_digest, const LogRecord& snapshot) override {
+    CVXQ_RETURN_IF_ERROR(CheckLogName(name));
+    CVXQ_RETURN_IF_ERROR(CheckShort("a request id", request_id));
+    CVXQ_RETURN_IF_ERROR(CheckShort("the digest of a request", request_digest));
+    CVXQ_RETURN_IF_ERROR(CheckSnapshot(snapshot));
+    const std::lock_guard<std::mutex> lock(mutex_);
+    CVXQ_ASSIGN_OR_RETURN(
+        const Answer answer,
+        Write(redis_scripts::kPut, epoch, name,
+              {name, request_id, request_digest, absl::StrCat(snapshot.revision), snapshot.bytes}));
+    return answer.Is("OK") ? absl::OkStatus() : Refused(answer, epoch, name);
   }
 
   Status DeleteLog(int64_t epoch, const std::string& name) override {
@@ -200,34 +219,53 @@ class RedisStore : public StateStore {
   }
 
  private:
-  StatusOr<int64_t> EpochsField(const std::string& field) {
-    CVXQ_ASSIGN_OR_RETURN(const RedisReply reply, connection_.Call({"HGET", Key("epochs"), field}));
+  StatusOr<int64_t> Number(const redisReply& reply, const std::string& field) const {
     int64_t value = 0;
-    if (reply->type == REDIS_REPLY_NIL) return value;
-    if (!absl::SimpleAtoi(absl::string_view(reply->str, reply->len), &value)) {
-      return absl::DataLossError(absl::StrCat("the Redis server at ", connection_.address(),
-                                              " holds no number in ", Key("epochs"), " ", field,
-                                              "; another program uses the same keys"));
+    if (reply.type == REDIS_REPLY_NIL) return value;
+    if (!absl::SimpleAtoi(absl::string_view(reply.str, reply.len), &value)) {
+      return absl::DataLossError(absl::StrCat(Server(), " holds no number in ", Key("epochs"), " ",
+                                              field, "; another program uses the same keys"));
     }
     return value;
   }
 
+  StatusOr<int64_t> Claim(int64_t held, const std::string& owner) {
+    CVXQ_RETURN_IF_ERROR(CheckShort("the owner of an epoch", owner));
+    const std::lock_guard<std::mutex> lock(mutex_);
+    CVXQ_ASSIGN_OR_RETURN(const Answer answer, Write(redis_scripts::kClaim, newest_seen.load() + 1,
+                                                     "", {owner, absl::StrCat(held)}));
+    if (answer.Is("FENCED")) return FencedError(held, answer.Int(1), connection_.address());
+    const int64_t epoch = answer.Int(1);
+    if (!answer.Is("OK") || epoch < 1) return Strange(answer);
+    Saw(epoch);
+    claimed_ = epoch;
+    return epoch;
+  }
+
+  std::string Server() const { return absl::StrCat("the Redis server at ", connection_.address()); }
+
   // Runs a script that writes, under the next sequence number.
   StatusOr<Answer> Write(const std::string& script, int64_t epoch, const std::string& name,
                          const std::vector<std::string>& arguments) {
-    std::vector<std::string> all = {absl::StrCat(++sequence_), absl::StrCat(epoch)};
+    std::vector<std::string> all = {absl::StrCat(++sequence_), absl::StrCat(acknowledged_),
+                                    absl::StrCat(epoch)};
     all.insert(all.end(), arguments.begin(), arguments.end());
-    CVXQ_ASSIGN_OR_RETURN(
-        RedisReply reply,
-        connection_.CallScript(script,
-                               {Key("epochs"), Key("done:" + client_), Key("logs"), Key("requests"),
-                                Key("log:" + name), Key("records:" + name)},
-                               all));
-    return Answer(std::move(reply));
+    CVXQ_ASSIGN_OR_RETURN(RedisReply reply, connection_.CallScript(
+                                                script,
+                                                {Key("epochs"), done_, Key("logs"), Key("requests"),
+                                                 Key("log:" + name), Key("records:" + name)},
+                                                all));
+    Answer answer(std::move(reply));
+    // Those that the server has written down with their number.
+    for (const char* word : {"OK", "KNOWN", "EXISTS", "MOVED", "BEYOND"}) {
+      if (answer.Is(word)) acknowledged_ = sequence_;
+    }
+    return answer;
   }
 
   Status Refused(const Answer& answer, int64_t epoch, const std::string& name) const {
     if (answer.Is("FENCED")) return FencedError(epoch, answer.Int(1), connection_.address());
+    if (answer.Is("BACK")) return WentBackError(Server());
     if (answer.Is("MISSING")) return NoLogError(name, connection_.address());
     if (answer.Is("LOST")) return HoleError(name, connection_.address());
     return Strange(answer);
@@ -240,8 +278,9 @@ class RedisStore : public StateStore {
 
   std::mutex mutex_;  // one call at a time: the sequence numbers need it, and one connection does
   RedisConnection connection_;
-  const std::string client_ = NewClientName();
-  int64_t sequence_ = 0;
+  const std::string done_ = Key("done:" + NewClientName());
+  int64_t sequence_ = 0, acknowledged_ = 0;
+  int64_t claimed_ = 0;  // the newest epoch that this store was given
 };
 
 }  // namespace

@@ -1,7 +1,10 @@
 // A state store in a Redis server (5 or newer, one primary), reached without TLS: over a socket
 // file, the loopback, or a tunnel.
 //
-//   cvxq:{cvxq}:epochs          hash: newest, format, and N -> owner for every epoch N
+//   cvxq:{cvxq}:epochs          hash: newest, holder (the client that claimed it, by its key
+//   "done"),
+//                               format, N -> owner for every epoch N, and for every client its key
+//                               "done" -> the sequence number of its last write
 //   cvxq:{cvxq}:logs            sorted set of the names of logs, all with the score 0
 //   cvxq:{cvxq}:requests        hash: request id -> (name of its log, digest), as MessagePack
 //   cvxq:{cvxq}:log:NAME        hash: first, last (revisions), request
@@ -16,16 +19,16 @@
 //
 // Promised only as far as the server keeps its data: run it with `appendonly yes` and
 // `appendfsync always`, no eviction, no unattended failover to a replica that lags behind.
-// Loss is noticed, not prevented:
-//   - a server that has forgotten everything (FLUSHALL) answers CurrentEpoch with 0, Append and
-//     Compact with kNotFound, and refuses all other writes until an epoch is claimed;
-//   - a log that has lost its end answers Append with kAborted and a Read beyond its end with
-//     kOutOfRange; one that has lost a key (eviction) answers kDataLoss;
+// Loss is noticed, and can be made good by a store that lives on:
+//   - a store sends with every call the number of its last write that was answered. A server that
+//     does not know that number has been emptied (FLUSHALL) or has gone back in time (an older file
+//     restored): until RenewEpoch it carries out nothing for this store;
+//   - a log that has lost a key (eviction) answers kDataLoss;
 //   - an epoch is never given twice by a process, and by different processes only if the server
 //     forgets its epochs and its clock goes back as well: an epoch is at least the server's time in
 //     milliseconds, one more than the newest it knows, and above all that the process has seen.
-// A server that went back in time (an older file restored) lets the epoch that was the newest then
-// write again: claim a new one after every restoration.
+// A server that went back in time lets a store that was fenced since write again, until a new epoch
+// is claimed: the coordinator that lives does so at once (JobStore::KeepEpoch).
 #ifndef CVXQ_SERVICE_STORE_REDIS_STORE_H_
 #define CVXQ_SERVICE_STORE_REDIS_STORE_H_
 

@@ -125,17 +125,36 @@ Status SqliteFile::UseSchema(const SqliteSchema& schema) {
   });
 }
 
-Status SqliteFile::Write(const std::function<Status()>& body) {
-  return Transaction("BEGIN IMMEDIATE", [&]() -> Status {
-    int moved = 0;
-    sqlite3_file_control(connection_, "main", SQLITE_FCNTL_HAS_MOVED, &moved);
-    if (moved != 0) {
-      broken_ = absl::UnavailableError(absl::StrCat(
-          path_, " was moved or deleted while it was open; put it back and start again"));
-      return broken_;
+std::vector<Status> SqliteFile::WriteAll(
+    const std::vector<const std::function<Status()>*>& bodies) {
+  std::vector<Status> outcomes(bodies.size());
+  const Status whole = Transaction("BEGIN IMMEDIATE", [&]() -> Status {
+    CVXQ_RETURN_IF_ERROR(CheckPlace());
+    for (size_t i = 0; i < bodies.size(); ++i) {
+      CVXQ_RETURN_IF_ERROR(Run("SAVEPOINT one"));
+      outcomes[i] = (*bodies[i])();
+      if (!outcomes[i].ok()) {
+        // Some errors of the disk have undone the whole transaction.
+        if (!broken_.ok() || sqlite3_get_autocommit(connection_) != 0) return outcomes[i];
+        CVXQ_RETURN_IF_ERROR(Run("ROLLBACK TO one"));
+      }
+      CVXQ_RETURN_IF_ERROR(Run("RELEASE one"));
     }
-    return body();
+    return absl::OkStatus();
   });
+  // Also those that failed by themselves: they may have failed because of what is undone now.
+  if (!whole.ok()) outcomes.assign(bodies.size(), whole);
+  return outcomes;
+}
+
+// A file that has lost its name is not written to.
+Status SqliteFile::CheckPlace() {
+  int moved = 0;
+  sqlite3_file_control(connection_, "main", SQLITE_FCNTL_HAS_MOVED, &moved);
+  if (moved == 0) return absl::OkStatus();
+  broken_ = absl::UnavailableError(
+      absl::StrCat(path_, " was moved or deleted while it was open; put it back and start again"));
+  return broken_;
 }
 
 Status SqliteFile::Read(const std::function<Status()>& body) { return Transaction("BEGIN", body); }

@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/status.h"
 
@@ -32,9 +33,13 @@ class SqliteFile {
 
   const std::string& path() const { return path_; }
 
-  // Runs `body` in a transaction that holds the write lock; durable once this returns OK, undone
-  // where `body` or the commit fails. After an error of the disk every later call gives that error.
-  Status Write(const std::function<Status()>& body);
+  // Runs the bodies one after another in one transaction that holds the write lock, and gives the
+  // outcome of each: what a body does is durable once this returns OK for it, and undone where it
+  // fails. Where the transaction fails, at its commit at the latest, all get its error and are
+  // undone. After an error of the disk every later call gives that error.
+  std::vector<Status> WriteAll(const std::vector<const std::function<Status()>*>& bodies);
+  // The same with one.
+  Status Write(const std::function<Status()>& body) { return WriteAll({&body})[0]; }
   // Runs `body` on one state of the file.
   Status Read(const std::function<Status()>& body);
 
@@ -46,6 +51,7 @@ class SqliteFile {
   Status UseSchema(const SqliteSchema& schema);
   Status CheckIntegrity();
   Status Transaction(const char* begin, const std::function<Status()>& body);
+  Status CheckPlace();
   Status Run(const char* sql);
   StatusOr<int64_t> Pragma(const char* sql);
   // The error of the last call that used the connection, for people. Remembers one of the disk.

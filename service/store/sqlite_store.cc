@@ -5,6 +5,7 @@
 
 #include "service/store/common.h"
 #include "service/store/sqlite_file.h"
+#include "service/store/write_group.h"
 
 namespace cvxq {
 namespace {
@@ -28,23 +29,20 @@ CREATE TABLE records(
   PRIMARY KEY(log, revision));
 )"};
 
+constexpr size_t kMostWrites = 256;  // that share a flush
+
 class SqliteStore : public StateStore {
  public:
   explicit SqliteStore(std::unique_ptr<SqliteFile> file) : file_(std::move(file)) {}
 
   StatusOr<int64_t> ClaimEpoch(const std::string& owner) override {
-    CVXQ_RETURN_IF_ERROR(CheckShort("the owner of an epoch", owner));
-    const std::lock_guard<std::mutex> lock(mutex_);
-    int64_t epoch = 0;
-    CVXQ_RETURN_IF_ERROR(file_->Write([&]() -> Status {
-      CVXQ_ASSIGN_OR_RETURN(epoch, NewestEpoch());
-      ++epoch;
-      return SqliteQuery(*file_, "INSERT INTO epochs(epoch, owner) VALUES (?, ?)")
-          .Bind(epoch)
-          .Bind(owner)
-          .Run();
-    }));
-    return epoch;
+    return Claim(owner, [](int64_t) { return absl::OkStatus(); });
+  }
+
+  StatusOr<int64_t> RenewEpoch(int64_t epoch, const std::string& owner) override {
+    return Claim(owner, [&](int64_t newest) {
+      return newest > epoch ? FencedError(epoch, newest, file_->path()) : absl::OkStatus();
+    });
   }
 
   StatusOr<int64_t> CurrentEpoch() override {
@@ -77,12 +75,7 @@ class SqliteStore : public StateStore {
       SqliteQuery taken(*file_, "SELECT 1 FROM logs WHERE name = ?");
       CVXQ_ASSIGN_OR_RETURN(const bool exists, taken.Bind(name).Next());
       if (exists) return LogExistsError(name, file_->path());
-      SqliteQuery insert(*file_,
-                         "INSERT INTO logs(name, request_digest, request_id) VALUES (?, ?, ?)");
-      insert.Bind(name).Bind(request_digest);
-      request_id.empty() ? insert.BindNull() : insert.Bind(request_id);
-      CVXQ_RETURN_IF_ERROR(insert.Run());
-      CVXQ_ASSIGN_OR_RETURN(const int64_t id, FindLog(name));
+      CVXQ_ASSIGN_OR_RETURN(const int64_t id, InsertLog(name, request_id, request_digest));
       return Insert(id, 0, records);
     }));
     return log;
@@ -147,11 +140,26 @@ class SqliteStore : public StateStore {
     });
   }
 
+  Status PutLog(int64_t epoch, const std::string& name, const std::string& request_id,
+                const std::string& request_digest, const LogRecord& snapshot) override {
+    CVXQ_RETURN_IF_ERROR(CheckLogName(name));
+    CVXQ_RETURN_IF_ERROR(CheckShort("a request id", request_id));
+    CVXQ_RETURN_IF_ERROR(CheckShort("the digest of a request", request_digest));
+    CVXQ_RETURN_IF_ERROR(CheckSnapshot(snapshot));
+    return WriteAs(epoch, [&]() -> Status {
+      CVXQ_RETURN_IF_ERROR(Remove(name));
+      CVXQ_RETURN_IF_ERROR(
+          SqliteQuery(*file_, "UPDATE logs SET request_id = NULL WHERE request_id = ?")
+              .Bind(request_id)
+              .Run());
+      CVXQ_ASSIGN_OR_RETURN(const int64_t id, InsertLog(name, request_id, request_digest));
+      return Insert(id, snapshot.revision - 1, {snapshot.bytes});
+    });
+  }
+
   Status DeleteLog(int64_t epoch, const std::string& name) override {
     CVXQ_RETURN_IF_ERROR(CheckLogName(name));
-    return WriteAs(epoch, [&] {
-      return SqliteQuery(*file_, "DELETE FROM logs WHERE name = ?").Bind(name).Run();
-    });
+    return WriteAs(epoch, [&] { return Remove(name); });
   }
 
   StatusOr<std::vector<std::string>> ListLogs(const std::string& prefix, const std::string& after,
@@ -185,10 +193,26 @@ class SqliteStore : public StateStore {
     return query.Int(0);  // null, where there is none, reads as 0
   }
 
-  // One write transaction of the coordinator that holds `epoch`.
+  StatusOr<int64_t> Claim(const std::string& owner,
+                          const std::function<Status(int64_t newest)>& allowed) {
+    CVXQ_RETURN_IF_ERROR(CheckShort("the owner of an epoch", owner));
+    int64_t epoch = 0;
+    CVXQ_RETURN_IF_ERROR(writes_.Do([&]() -> Status {
+      CVXQ_ASSIGN_OR_RETURN(epoch, NewestEpoch());
+      CVXQ_RETURN_IF_ERROR(allowed(epoch));
+      ++epoch;
+      return SqliteQuery(*file_, "INSERT INTO epochs(epoch, owner) VALUES (?, ?)")
+          .Bind(epoch)
+          .Bind(owner)
+          .Run();
+    }));
+    return epoch;
+  }
+
+  // One write of the coordinator that holds `epoch`. Its body may run beside others in one
+  // transaction, and only its outcome tells whether that came about.
   Status WriteAs(int64_t epoch, const std::function<Status()>& body) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    return file_->Write([&]() -> Status {
+    return writes_.Do([&]() -> Status {
       CVXQ_ASSIGN_OR_RETURN(const int64_t newest, NewestEpoch());
       if (newest != epoch || epoch == 0) return FencedError(epoch, newest, file_->path());
       return body();
@@ -212,6 +236,20 @@ class SqliteStore : public StateStore {
     return range;
   }
 
+  Status Remove(const std::string& name) {
+    return SqliteQuery(*file_, "DELETE FROM logs WHERE name = ?").Bind(name).Run();
+  }
+
+  StatusOr<int64_t> InsertLog(const std::string& name, const std::string& request_id,
+                              const std::string& request_digest) {
+    SqliteQuery insert(*file_,
+                       "INSERT INTO logs(name, request_digest, request_id) VALUES (?, ?, ?)");
+    insert.Bind(name).Bind(request_digest);
+    request_id.empty() ? insert.BindNull() : insert.Bind(request_id);
+    CVXQ_RETURN_IF_ERROR(insert.Run());
+    return FindLog(name);
+  }
+
   Status Insert(int64_t id, int64_t after, const std::vector<std::string>& records) {
     for (const std::string& record : records) {
       SqliteQuery query(*file_, "INSERT INTO records(log, revision, bytes) VALUES (?, ?, ?)");
@@ -220,8 +258,13 @@ class SqliteStore : public StateStore {
     return absl::OkStatus();
   }
 
-  std::mutex mutex_;
+  std::mutex mutex_;  // of the file: one transaction at a time
   std::unique_ptr<SqliteFile> file_;
+  WriteGroup writes_{[this](const std::vector<const WriteGroup::Write*>& writes) {
+                       const std::lock_guard<std::mutex> lock(mutex_);
+                       return file_->WriteAll(writes);
+                     },
+                     kMostWrites};
 };
 
 }  // namespace

@@ -7,11 +7,16 @@
 // user_version holds the version of this scheme, application_id says whose file it is. Names,
 // request ids, digests and records are blobs: any bytes, compared as bytes.
 //
-// Durable: write-ahead log, synchronous=FULL: a call returns after fdatasync. Fenced, also between
-// processes: every write is one transaction that takes the file's write lock, checks that the file
-// still has its name (one that was moved away or deleted is not written to), and compares its epoch
-// before it does anything. A failing disk stops the store: every later call fails too, because
-// after a failed flush nobody knows what the disk holds; opening it anew reads what it does hold.
+// Durable: write-ahead log, synchronous=FULL: a call returns after fdatasync. Calls that come while
+// the disk is busy share the next transaction and its flush (write_group.h), each of them in a
+// savepoint of its own. Fenced, also between processes: every transaction takes the file's write
+// lock and checks that the file still has its name (one that was moved away or deleted is not
+// written to), and every write compares its epoch before it does anything. A failing disk stops the
+// store: every later call fails too, because after a failed flush nobody knows what the disk holds;
+// opening it anew reads what it does hold.
+//
+// An open store never goes back in time: where another file is put in the place of its own, it
+// stops.
 //
 // Only for a local disk: network file systems lack the shared memory and locks that this needs.
 #ifndef CVXQ_SERVICE_STORE_SQLITE_STORE_H_

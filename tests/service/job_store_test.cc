@@ -8,6 +8,7 @@
 #include "google/protobuf/util/message_differencer.h"
 #include "gtest/gtest.h"
 #include "service/errors.h"
+#include "service/log.h"
 #include "tests/service/memory_store.h"
 
 namespace cvxq {
@@ -36,6 +37,11 @@ JobInput Input(Kind kind, int32_t attempt, int32_t percent = 0) {
 
 class JobStoreTest : public testing::Test {
  protected:
+  JobStoreTest() {
+    SetLogSink([](std::string_view) {});
+  }
+  ~JobStoreTest() override { SetLogSink(nullptr); }
+
   std::unique_ptr<JobStore> Open(JobStoreOptions options = {}) {
     auto jobs = JobStore::Open(store_, std::move(options));
     EXPECT_TRUE(jobs.ok()) << jobs.status();
@@ -157,19 +163,158 @@ TEST_F(JobStoreTest, WritesWhoseRepliesAreLostHappenOnce) {
   }
 }
 
+TEST_F(JobStoreTest, ARequestIdAnswersThirtyDaysAfterItsJobWasDeleted) {
+  absl::Time now = absl::FromUnixSeconds(1'000'000'000);
+  JobStoreOptions options;
+  options.clock = [&now] { return now; };
+  auto jobs = Open(options);
+  ASSERT_TRUE(jobs->Create(Accepted("a"), "request", "digest").ok());
+  ASSERT_TRUE(jobs->Create(Accepted("kept"), "another", "digest").ok());
+  ASSERT_TRUE(jobs->Apply(Name("a"), {.kind = Kind::kCancel}).ok());
+  ASSERT_TRUE(jobs->Delete(Name("a"), "").ok());
+  for (const absl::Duration later :
+       {absl::ZeroDuration(), absl::Hours(30 * 24) - absl::Seconds(1)}) {
+    const absl::Time deleted = now;
+    now += later;
+    jobs.reset();
+    jobs = Open(options);
+    const Status status = jobs->Create(Accepted("b"), "request", "digest").status();
+    EXPECT_EQ(ReasonOf(status), reason::kJobNotFound);
+    EXPECT_NE(status.message().find(Name("a")), std::string::npos) << status;
+    EXPECT_EQ(ReasonOf(jobs->Create(Accepted("b"), "request", "other").status()),
+              reason::kRequestIdReused);
+    EXPECT_EQ((*jobs->Create(Accepted("b"), "another", "digest")).job->name(), Name("kept"));
+    now = deleted;
+  }
+  EXPECT_EQ(store_.ListLogs("deleted/", "", 10)->size(), 1u);
+  // The name is free at once, the request id after 30 days.
+  ASSERT_TRUE(jobs->Create(Accepted("a"), "", "").ok());
+  now += absl::Hours(30 * 24);
+  EXPECT_TRUE(jobs->Create(Accepted("b"), "request", "digest")->created);
+  jobs.reset();
+  jobs = Open(options);
+  EXPECT_EQ(store_.ListLogs("deleted/", "", 10)->size(), 0u);
+  EXPECT_FALSE(jobs->Create(Accepted("c"), "request", "digest")->created);
+}
+
+// Every state that the store may go back to; one that lives on loses nothing.
+TEST_F(JobStoreTest, AStoreThatWentBackIsWrittenAgain) {
+  for (const int remember_at : {0, 1, 2, 3, 4, 5}) {
+    SCOPED_TRACE(remember_at);
+    store_.Clear();
+    int step = 0;
+    const auto remember = [&] {
+      if (++step == remember_at) store_.Remember();
+    };
+    auto jobs = Open();
+    remember();
+    ASSERT_TRUE(jobs->Create(Accepted("gone"), "r-gone", "d").ok());
+    ASSERT_TRUE(jobs->Create(Accepted("a"), "r-a", "d").ok());
+    remember();
+    Begin(*jobs, Name("a"));
+    ASSERT_TRUE(jobs->Apply(Name("gone"), {.kind = Kind::kCancel}).ok());
+    remember();
+    ASSERT_TRUE(jobs->Delete(Name("gone"), "").ok());
+    ASSERT_TRUE(jobs->Create(Accepted("b"), "", "").ok());
+    remember();
+    ASSERT_TRUE(jobs->Apply(Name("a"), Input(Kind::kProgress, 1, 50)).ok());
+    remember();
+    auto watch = *jobs->Watch(Name("a"), 4);
+    EXPECT_TRUE((**watch->Next(kLong)).has_bookmark());
+    const Job before = **jobs->Get(Name("a"));
+    store_.GoBack();
+
+    // Nothing is written to what is left, and nothing is lost of what can be read.
+    EXPECT_EQ(ReasonOf(jobs->Create(Accepted("c"), "r-c", "d").status()),
+              reason::kStoreUnavailable);
+    EXPECT_EQ(ReasonOf(jobs->Apply(Name("a"), Input(Kind::kProgress, 1, 60)).status()),
+              reason::kStoreUnavailable);
+    EXPECT_TRUE(MessageDifferencer::Equals(**jobs->Get(Name("a")), before));
+    const int64_t old_epoch = jobs->epoch();
+    ASSERT_TRUE(jobs->KeepEpoch().ok());
+    EXPECT_GT(jobs->epoch(), old_epoch);
+    ASSERT_TRUE(jobs->KeepEpoch().ok());
+
+    // The watch goes on, with the next revision.
+    ASSERT_TRUE(jobs->Apply(Name("a"), Input(Kind::kProgress, 1, 70)).ok());
+    EXPECT_EQ((**watch->Next(kLong)).revision(), 5);
+    EXPECT_FALSE(jobs->Create(Accepted("c"), "r-a", "d")->created);
+    EXPECT_EQ(ReasonOf(jobs->Create(Accepted("c"), "r-gone", "d").status()), reason::kJobNotFound);
+
+    // And the next coordinator finds all of it.
+    watch.reset();
+    jobs.reset();
+    jobs = Open();
+    EXPECT_EQ((*jobs->Get(Name("a")))->revision(), 5);
+    EXPECT_EQ((*jobs->Get(Name("a")))->progress().percent(), 70);
+    EXPECT_EQ((*jobs->Get(Name("b")))->state(), Job::QUEUED);
+    EXPECT_EQ(ReasonOf(jobs->Get(Name("gone")).status()), reason::kJobNotFound);
+    EXPECT_FALSE(jobs->Create(Accepted("c"), "r-a", "d")->created);
+    EXPECT_EQ(ReasonOf(jobs->Create(Accepted("c"), "r-gone", "d").status()), reason::kJobNotFound);
+  }
+}
+
+TEST_F(JobStoreTest, WhatIsStillThereIsLeftAsItIs) {
+  auto jobs = Open();
+  ASSERT_TRUE(jobs->Create(Accepted("a"), "", "").ok());
+  ASSERT_TRUE(jobs->Create(Accepted("b"), "", "").ok());
+  Begin(*jobs, Name("a"));
+  store_.Remember();
+  Begin(*jobs, Name("b"));
+  store_.GoBack();
+  ASSERT_TRUE(jobs->KeepEpoch().ok());
+  EXPECT_EQ(store_.size(Name("a")), 3);  // with all its events
+  EXPECT_EQ(store_.size(Name("b")), 1);  // a snapshot
+  EXPECT_EQ(ReasonOf((*jobs->Watch(Name("b"), 1))->Next(kLong).status()),
+            reason::kRevisionCompacted);
+  EXPECT_EQ((**(*jobs->Watch(Name("b"), 0))->Next(kLong)).snapshot().revision(), 3);
+}
+
+TEST_F(JobStoreTest, RestoringIsRepeatedUntilItIsDone) {
+  auto jobs = Open();
+  for (int i = 0; i < 5; ++i) {
+    ASSERT_TRUE(jobs->Create(Accepted("j" + std::to_string(i)), "", "").ok());
+  }
+  store_.GoBack();
+  store_.LoseReplies(3);
+  int tries = 0;
+  for (Status status = absl::UnavailableError(""); !status.ok(); ++tries) {
+    if (tries > 0) {
+      EXPECT_EQ(ReasonOf(jobs->Create(Accepted("x"), "", "").status()), reason::kStoreUnavailable);
+    }
+    status = jobs->KeepEpoch();
+    ASSERT_TRUE(status.ok() || absl::IsUnavailable(status)) << status;
+    ASSERT_LT(tries, 10);
+  }
+  EXPECT_GT(tries, 1);
+  store_.LoseReplies(0);
+  jobs = Open();
+  EXPECT_EQ(jobs->CountByState()[Job::QUEUED], 5);
+}
+
+TEST_F(JobStoreTest, WhoComesFirstAfterALossHasTheStore) {
+  auto old = Open();
+  ASSERT_TRUE(old->Create(Accepted("a"), "", "").ok());
+  store_.GoBack();
+  auto young = Open();
+  EXPECT_EQ(ReasonOf(old->KeepEpoch()), reason::kNotLeader);
+  EXPECT_EQ(ReasonOf(old->Create(Accepted("b"), "", "").status()), reason::kNotLeader);
+  EXPECT_TRUE(young->KeepEpoch().ok());
+}
+
 TEST_F(JobStoreTest, AnotherCoordinatorFencesThisOne) {
   auto old = Open();
   ASSERT_TRUE(old->Create(Accepted("a"), "", "").ok());
-  EXPECT_TRUE(old->CheckEpoch().ok());
+  EXPECT_TRUE(old->KeepEpoch().ok());
   auto young = Open();
-  EXPECT_EQ(ReasonOf(old->CheckEpoch()), reason::kNotLeader);
+  EXPECT_EQ(ReasonOf(old->KeepEpoch()), reason::kNotLeader);
   for (const Status& status : {old->Create(Accepted("b"), "", "").status(),
                                old->Apply(Name("a"), {.kind = Kind::kCancel}).status(),
                                old->Apply(Name("a"), Input(Kind::kStart, 1)).status()}) {
     EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
     EXPECT_EQ(ReasonOf(status), reason::kNotLeader);
   }
-  EXPECT_TRUE(young->CheckEpoch().ok());
+  EXPECT_TRUE(young->KeepEpoch().ok());
   EXPECT_TRUE(young->Apply(Name("a"), Input(Kind::kStart, 1)).ok());
 }
 
@@ -181,7 +326,7 @@ TEST_F(JobStoreTest, DeletesWhatHasEnded) {
   EXPECT_EQ(ReasonOf(jobs->Delete(Name("a"), "another etag")), reason::kJobChanged);
   EXPECT_TRUE(jobs->Delete(Name("a"), (*jobs->Get(Name("a")))->etag()).ok());
   EXPECT_EQ(ReasonOf(jobs->Delete(Name("a"), "")), reason::kJobNotFound);
-  EXPECT_TRUE(jobs->Create(Accepted("a"), "r", "another").ok());
+  EXPECT_TRUE(jobs->Create(Accepted("a"), "r2", "another").ok());
 }
 
 TEST_F(JobStoreTest, ListsPageByPage) {

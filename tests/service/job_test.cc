@@ -65,6 +65,7 @@ std::string Describe(const v1::JobRecord& record) {
       return "cancelled";
     case v1::JobRecord::kSnapshot:
       return "snapshot";
+    case v1::JobRecord::kDeleted:
     case v1::JobRecord::CHANGE_NOT_SET:
       return "?";
   }

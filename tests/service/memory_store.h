@@ -6,6 +6,8 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "service/state_store.h"
@@ -20,6 +22,24 @@ class MemoryStore : public StateStore {
   void Damage(const std::string& name, size_t index, std::string bytes) {
     logs_[name].records.at(index).bytes = std::move(bytes);
   }
+  // As new.
+  void Clear() {
+    std::lock_guard lock(mutex_);
+    epoch_ = 0;
+    went_back_ = false;
+    logs_.clear();
+    remembered_ = {};
+  }
+  // Goes back to what it was when Remember was called, or to nothing.
+  void Remember() {
+    std::lock_guard lock(mutex_);
+    remembered_ = {epoch_, logs_};
+  }
+  void GoBack() {
+    std::lock_guard lock(mutex_);
+    std::tie(epoch_, logs_) = remembered_;
+    went_back_ = true;
+  }
   int64_t size(const std::string& name) const {
     std::lock_guard lock(mutex_);
     const auto found = logs_.find(name);
@@ -28,10 +48,19 @@ class MemoryStore : public StateStore {
 
   StatusOr<int64_t> ClaimEpoch(const std::string&) override {
     std::lock_guard lock(mutex_);
-    return ++epoch_;
+    went_back_ = false;
+    return epoch_ = ++newest_;
+  }
+  StatusOr<int64_t> RenewEpoch(int64_t epoch, const std::string& owner) override {
+    {
+      std::lock_guard lock(mutex_);
+      if (epoch_ > epoch) return absl::FailedPreconditionError("an old epoch");
+    }
+    return ClaimEpoch(owner);
   }
   StatusOr<int64_t> CurrentEpoch() override {
     std::lock_guard lock(mutex_);
+    if (went_back_) return absl::DataLossError("went back");
     return epoch_;
   }
   StatusOr<CreatedLog> CreateLog(int64_t epoch, const std::string& name,
@@ -68,6 +97,7 @@ class MemoryStore : public StateStore {
   StatusOr<std::vector<LogRecord>> Read(const std::string& name, int64_t after,
                                         int64_t limit) override {
     std::lock_guard lock(mutex_);
+    if (went_back_) return absl::UnavailableError("went back");
     if (!logs_.contains(name)) return absl::NotFoundError(name);
     const std::vector<LogRecord>& log = logs_[name].records;
     if (after > log.back().revision || (after > 0 && after + 1 < log.front().revision)) {
@@ -88,6 +118,14 @@ class MemoryStore : public StateStore {
     std::vector<LogRecord>& log = logs_[name].records;
     std::erase_if(log, [&](const LogRecord& record) { return record.revision <= through; });
     log.insert(log.begin(), {through, snapshot});
+    return absl::OkStatus();
+  }
+  Status PutLog(int64_t epoch, const std::string& name, const std::string& request_id,
+                const std::string& request_digest, const LogRecord& snapshot) override {
+    std::lock_guard lock(mutex_);
+    CVXQ_RETURN_IF_ERROR(Fence(epoch));
+    CVXQ_RETURN_IF_ERROR(Reply());
+    logs_[name] = {request_id, request_digest, {snapshot}};
     return absl::OkStatus();
   }
   Status DeleteLog(int64_t epoch, const std::string& name) override {
@@ -115,6 +153,7 @@ class MemoryStore : public StateStore {
   };
 
   Status Fence(int64_t epoch) const {
+    if (went_back_) return absl::UnavailableError("went back");
     return epoch == epoch_ ? absl::OkStatus() : absl::FailedPreconditionError("an old epoch");
   }
   Status Reply() {
@@ -123,7 +162,9 @@ class MemoryStore : public StateStore {
   }
 
   mutable std::mutex mutex_;
-  int64_t epoch_ = 0;
+  int64_t epoch_ = 0, newest_ = 0;  // as it says; ever given
+  bool went_back_ = false;
+  std::pair<int64_t, std::map<std::string, Log>> remembered_;
   int lose_every_ = 0, writes_ = 0;
   std::map<std::string, Log> logs_;
 };

@@ -8,6 +8,8 @@
 
 #include <chrono>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <stdexcept>
 #include <thread>
 
@@ -36,6 +38,24 @@ void RedisServer::Kill() {
   kill(pid_, SIGKILL);
   waitpid(pid_, nullptr, 0);
   pid_ = -1;
+}
+
+std::map<std::string, std::string> RedisServer::DataFiles() const {
+  std::map<std::string, std::string> files;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder_)) {
+    const std::string name = std::filesystem::relative(entry.path(), folder_).string();
+    if (!entry.is_regular_file() || name.find("aof") == std::string::npos) continue;
+    std::ifstream file(entry.path(), std::ios::binary);
+    files[name].assign(std::istreambuf_iterator<char>(file), {});
+  }
+  return files;
+}
+
+void RedisServer::Replace(const std::map<std::string, std::string>& files) {
+  for (const auto& [name, bytes] : DataFiles()) std::filesystem::remove(folder_ + "/" + name);
+  for (const auto& [name, bytes] : files) {
+    std::ofstream(folder_ + "/" + name, std::ios::binary) << bytes;
+  }
 }
 
 void RedisServer::Start() {

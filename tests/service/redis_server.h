@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/types.h>
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,11 @@ class RedisServer {
   // It takes connections and requests but does nothing until Thaw.
   void Freeze() { kill(pid_, SIGSTOP); }
   void Thaw() { kill(pid_, SIGCONT); }
+
+  // The files of its data, by name, as a backup would have them now; and others in their place,
+  // while it does not run.
+  std::map<std::string, std::string> DataFiles() const;
+  void Replace(const std::map<std::string, std::string>& files);
 
   std::string socket_path() const { return folder_ + "/s"; }
   std::string address() const { return "redis+unix://" + socket_path(); }

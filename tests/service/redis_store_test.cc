@@ -152,20 +152,74 @@ TEST_F(RedisStoreTest, ALateRequestDoesNothing) {
   EXPECT_EQ(*store_->Append(epoch, "new", 3, {"end"}), 4);
 }
 
+// Nothing is read from, or written to, a server that is not what it was.
+void ExpectWentBack(StateStore& store, int64_t epoch) {
+  const auto unavailable = [](const Status& status) {
+    ExpectError(status, StatusCode::kUnavailable, "has lost writes");
+  };
+  ExpectError(store.CurrentEpoch().status(), StatusCode::kDataLoss, "has lost writes");
+  unavailable(store.Append(epoch, "log", 1, {"b"}).status());
+  unavailable(store.Compact(epoch, "log", 1, "b"));
+  unavailable(store.Read("log", 0, 1).status());
+  unavailable(store.CreateLog(epoch, "log", "", "", {"b"}).status());
+  unavailable(store.CreateLog(epoch, "log2", "", "", {"b"}).status());
+  unavailable(store.PutLog(epoch, "log", "", "", {1, "b"}));
+  unavailable(store.DeleteLog(epoch, "log"));
+}
+
 TEST_F(RedisStoreTest, AServerThatForgotEverythingIsNoticed) {
   Tell({"FLUSHALL"});
-  EXPECT_EQ(*store_->CurrentEpoch(), 0);
-  EXPECT_EQ(store_->Append(epoch_, "log", 1, {"b"}).status().code(), StatusCode::kNotFound);
-  EXPECT_EQ(store_->Compact(epoch_, "log", 1, "b").code(), StatusCode::kNotFound);
-  EXPECT_EQ(store_->Read("log", 0, 1).status().code(), StatusCode::kNotFound);
-  ExpectError(store_->CreateLog(epoch_, "log", "", "", {"b"}).status(),
-              StatusCode::kFailedPrecondition, "knows of no epoch");
-  EXPECT_EQ(store_->DeleteLog(epoch_, "log").code(), StatusCode::kFailedPrecondition);
-  const int64_t epoch = *Open()->ClaimEpoch("other");
+  ExpectWentBack(*store_, epoch_);
+  const int64_t epoch = *store_->RenewEpoch(epoch_, "test");
   EXPECT_GT(epoch, epoch_);
-  EXPECT_EQ(store_->CreateLog(epoch_, "log", "", "", {"b"}).status().code(),
+  EXPECT_EQ(*store_->CurrentEpoch(), epoch);
+  EXPECT_EQ(store_->Read("log", 0, 1).status().code(), StatusCode::kNotFound);
+  EXPECT_TRUE(store_->PutLog(epoch, "log", "id", "digest", {1, "a"}).ok());
+  // Again, and this time another store is there first.
+  Tell({"FLUSHALL"});
+  const int64_t others = *Open()->ClaimEpoch("other");
+  EXPECT_GT(others, epoch);
+  EXPECT_EQ(*store_->CurrentEpoch(), others);
+  EXPECT_EQ(store_->RenewEpoch(epoch, "test").status().code(), StatusCode::kFailedPrecondition);
+  EXPECT_EQ(store_->Append(epoch, "log", 1, {"b"}).status().code(),
             StatusCode::kFailedPrecondition);
-  EXPECT_TRUE(store_->CreateLog(epoch, "log", "", "", {"b"})->created);
+  EXPECT_EQ(store_->CreateLog(epoch, "log", "", "", {"b"}).status().code(),
+            StatusCode::kFailedPrecondition);
+}
+
+// Started from an older file: before the epoch was claimed, or after it.
+TEST_F(RedisStoreTest, AServerThatWentBackInTimeIsNoticed) {
+  const auto files = [&] { return server_->DataFiles(); };
+  const auto restart_from = [&](const std::map<std::string, std::string>& data) {
+    server_->Kill();
+    server_->Replace(data);
+    server_->Start();
+  };
+  const auto before_epoch = files();
+  const int64_t epoch = *store_->ClaimEpoch("test");
+  ASSERT_TRUE(store_->CreateLog(epoch, "log2", "", "", {"x"}).ok());
+  const auto after_epoch = files();
+  ASSERT_TRUE(store_->DeleteLog(epoch, "log2").ok());
+  for (const auto& data : {before_epoch, after_epoch}) {
+    restart_from(data);
+    ExpectWentBack(*store_, epoch);
+  }
+  const int64_t renewed = *store_->RenewEpoch(epoch, "test");
+  EXPECT_EQ(*store_->ListLogs("", "", 10), Names({"log", "log2"}));
+  EXPECT_TRUE(store_->DeleteLog(renewed, "log2").ok());
+  // A restart from all it had is no loss.
+  restart_from(files());
+  EXPECT_EQ(*store_->CurrentEpoch(), renewed);
+  EXPECT_EQ(*store_->Append(renewed, "log", 1, {"b"}), 2);
+}
+
+TEST_F(RedisStoreTest, ARenewalWhoseReplyIsLostIsRepeated) {
+  Tell({"FLUSHALL"});
+  proxy_->Fail(Fault::kLoseReply, 0, 3);
+  EXPECT_EQ(store_->RenewEpoch(epoch_, "test").status().code(), StatusCode::kUnavailable);
+  const int64_t epoch = *store_->RenewEpoch(epoch_, "test");
+  EXPECT_EQ(*store_->CurrentEpoch(), epoch);
+  EXPECT_TRUE(store_->PutLog(epoch, "log", "", "", {1, "a"}).ok());
 }
 
 TEST_F(RedisStoreTest, NoEpochIsGivenTwice) {

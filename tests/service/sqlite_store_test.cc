@@ -1,7 +1,9 @@
 // What is particular to the store in a SQLite file: the file, a failing disk, damage.
 #include "service/store/sqlite_store.h"
 
+#include <signal.h>
 #include <sqlite3.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -9,15 +11,17 @@
 #include <atomic>
 #include <cerrno>
 #include <functional>
+#include <set>
 #include <thread>
 
+#include "tests/service/child_process.h"
 #include "tests/service/store_backends.h"
 
 namespace {
 
 // What the disk does to this process from now on; see the two functions below.
 std::atomic<bool> disk_full = false, flush_fails = false;
-std::atomic<int> flushes = 0;
+std::atomic<int> flushes = 0, flush_pause_us = 0;
 
 }  // namespace
 
@@ -36,6 +40,7 @@ extern "C" int fdatasync(int file) {
     return -1;
   }
   ++flushes;
+  if (flush_pause_us > 0) usleep(static_cast<useconds_t>(flush_pause_us));
   return static_cast<int>(syscall(SYS_fdatasync, file));
 }
 
@@ -173,6 +178,54 @@ TEST_F(SqliteStoreTest, EveryWriteIsFlushed) {
   }
 }
 
+TEST_F(SqliteStoreTest, WritesAtTheSameTimeShareFlushes) {
+  constexpr int kThreads = 16, kEach = 25;
+  const std::unique_ptr<StateStore> store = OpenWithLog();
+  for (int t = 0; t < kThreads; ++t) {
+    ASSERT_TRUE(store->CreateLog(epoch_, absl::StrCat("log", t), "", "", {"0"}).ok());
+  }
+  flush_pause_us = 2000;  // a disk that takes its time
+  const int before = flushes;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      const std::string name = absl::StrCat("log", t);
+      for (int64_t i = 1; i <= kEach; ++i) {
+        // Refusals of one write leave the others of its group alone.
+        if (i % 5 == 0) {
+          EXPECT_TRUE(absl::IsAborted(store->Append(epoch_, name, i + 1, {"x"}).status()));
+        }
+        EXPECT_EQ(*store->Append(epoch_, name, i, {absl::StrCat(i)}), i + 1);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  flush_pause_us = 0;
+  EXPECT_LT(flushes - before, kThreads * kEach / 2);
+  Names expected;
+  for (int i = 0; i <= kEach; ++i) expected.push_back(absl::StrCat(i));
+  for (int t = 0; t < kThreads; ++t) {
+    EXPECT_EQ(Contents(*store, absl::StrCat("log", t)), expected);
+  }
+}
+
+// Writes that share a flush share its failure, and are all undone.
+TEST_F(SqliteStoreTest, AFullDiskRefusesAllThatWait) {
+  const std::unique_ptr<StateStore> store = OpenWithLog();
+  disk_full = true;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 8; ++t) {
+    threads.emplace_back([&, t] {
+      ExpectError(store->CreateLog(epoch_, absl::StrCat("log", t), "", "", {"b"}).status(),
+                  StatusCode::kResourceExhausted, "free some space");
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  disk_full = false;
+  EXPECT_EQ(*store->ListLogs("", "", 10), Names({"log"}));
+  EXPECT_TRUE(store->CreateLog(epoch_, "log1", "", "", {"b"})->created);
+}
+
 TEST_F(SqliteStoreTest, AFailedFlushStopsTheStore) {
   const std::unique_ptr<StateStore> store = OpenWithLog();
   flush_fails = true;
@@ -198,6 +251,33 @@ TEST_F(SqliteStoreTest, AFullDiskWritesNothingAndPasses) {
   disk_full = false;
   EXPECT_EQ(*store->Append(epoch_, "log", 1, {"b", "c"}), 3);
   EXPECT_EQ(*store->ListLogs("", "", 10), Names({"log"}));
+}
+
+// A limit that the system sets, of the size of files: no error that passes.
+TEST_F(SqliteStoreTest, AWriteThatTheSystemRefusesStopsTheStoreAndLosesNothing) {
+  ChildProcess child([&](const ChildProcess::Link& parent) {
+    signal(SIGXFSZ, SIG_IGN);
+    const rlimit limit = {.rlim_cur = 200'000, .rlim_max = 200'000};
+    setrlimit(RLIMIT_FSIZE, &limit);
+    auto store = OpenSqliteStore(path_);
+    const int64_t epoch = *(*store)->ClaimEpoch("child");
+    if (!(*store)->CreateLog(epoch, "log", "", "", {"0"}).ok()) _exit(1);
+    for (int64_t last = 1;;) {
+      const StatusOr<int64_t> done = (*store)->Append(epoch, "log", last, {std::string(999, 'x')});
+      if (!done.ok()) {
+        parent.Report(-static_cast<int64_t>(done.status().code()));
+        parent.Report(-static_cast<int64_t>((*store)->CurrentEpoch().status().code()));
+        return;
+      }
+      parent.Report(last = *done);
+    }
+  });
+  int64_t last = 0, number = 0;
+  while ((number = child.Next().value_or(0)) > 0) last = number;
+  EXPECT_EQ(number, -static_cast<int64_t>(StatusCode::kUnavailable));
+  EXPECT_EQ(child.Next(), -static_cast<int64_t>(StatusCode::kUnavailable));
+  EXPECT_GT(last, 10);
+  EXPECT_GE(static_cast<int64_t>(Contents(*Open(), "log").size()), last);
 }
 
 TEST_F(SqliteStoreTest, AFileThatHasGoneIsNotWrittenTo) {
@@ -234,8 +314,14 @@ TEST_F(SqliteStoreTest, AnyBeginningOfTheWriteAheadLogIsASoundStore) {
   ASSERT_TRUE(store->Compact(epoch_, "log", 5, "snapshot").ok());
   const std::string data = Slurp(path_), log = Slurp(path_ + "-wal");
   const std::string copy = folder_.File("copy.db");
+  // Anywhere, and around the ends of its header (32 bytes) and of some frames (24 and a page).
+  std::set<size_t> sizes = {0, log.size()};
+  for (size_t size = 0; size <= log.size(); size += log.size() / 97) sizes.insert(size);
+  for (size_t end = 32; end < log.size(); end += 5 * (24 + 4096)) {
+    sizes.insert({end - 1, end, end + 1, end + 24});
+  }
   size_t most = 0;
-  for (size_t size = 0; size <= log.size(); size += log.size() / 97) {
+  for (const size_t size : sizes) {
     std::filesystem::remove(copy + "-shm");
     Put(copy, data);
     Put(copy + "-wal", log.substr(0, size));

@@ -171,6 +171,44 @@ TEST_P(StateStoreTest, ASnapshotTakesThePlaceOfRecords) {
   EXPECT_FALSE(store_->CreateLog(epoch, "log", "id", "", {"x"})->created);
 }
 
+TEST_P(StateStoreTest, PutsALogInThePlaceOfAnother) {
+  const int64_t epoch = Claim();
+  ASSERT_TRUE(store_->CreateLog(epoch, "log", "old id", "old", {"a", "b"}).ok());
+  ASSERT_TRUE(store_->CreateLog(epoch, "other", "id", "old", {"c"}).ok());
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_TRUE(store_->PutLog(epoch, "log", "id", "digest", {7, "snapshot"}).ok());
+    const std::vector<LogRecord> records = *store_->Read("log", 0, 10);
+    ASSERT_EQ(records.size(), 1u);
+    EXPECT_EQ(records[0].revision, 7);
+    EXPECT_EQ(records[0].bytes, "snapshot");
+  }
+  EXPECT_EQ(*store_->Append(epoch, "log", 7, {"more"}), 8);
+  ExpectError(store_->Read("log", 5, 10).status(), StatusCode::kOutOfRange, "compacted");
+  EXPECT_EQ(*store_->ListLogs("", "", 10), Names({"log", "other"}));
+  const CreatedLog known = *store_->CreateLog(epoch, "new", "id", "digest", {"x"});
+  EXPECT_EQ(known.name, "log");
+  EXPECT_EQ(known.request_digest, "digest");
+  EXPECT_TRUE(store_->CreateLog(epoch, "new", "old id", "", {"x"})->created);
+  ASSERT_TRUE(store_->PutLog(epoch, "newer", "", "", {1, "y"}).ok());
+  ASSERT_TRUE(store_->PutLog(epoch, "newest", "", "", {1, "z"}).ok());
+  EXPECT_EQ(Contents(*store_, "newer"), Names({"y"}));
+  EXPECT_EQ(store_->PutLog(epoch, "log", "", "", {0, "x"}).code(), StatusCode::kInvalidArgument);
+  ASSERT_TRUE(store_->DeleteLog(epoch, "log").ok());
+  EXPECT_TRUE(store_->CreateLog(epoch, "log", "id", "", {"x"})->created);
+}
+
+TEST_P(StateStoreTest, AnEpochIsRenewedUnlessAnotherOneHasIt) {
+  const int64_t first = Claim();
+  const int64_t second = *store_->RenewEpoch(first, "test");
+  EXPECT_GT(second, first);
+  EXPECT_EQ(*store_->CurrentEpoch(), second);
+  const std::unique_ptr<StateStore> other = backend_->Open();
+  const int64_t third = *other->ClaimEpoch("other");
+  EXPECT_EQ(store_->RenewEpoch(second, "test").status().code(), StatusCode::kFailedPrecondition);
+  EXPECT_EQ(*store_->CurrentEpoch(), third);
+  EXPECT_TRUE(other->CreateLog(third, "log", "", "", {"a"}).ok());
+}
+
 TEST_P(StateStoreTest, DeletesWhatIsThere) {
   const int64_t epoch = Claim();
   EXPECT_TRUE(store_->DeleteLog(epoch, "log").ok());
@@ -294,6 +332,7 @@ void ExpectFenced(StateStore& store, int64_t epoch) {
   fenced(store.Append(epoch, "log", 2, {"x"}).status());
   fenced(store.Append(epoch, "none", 0, {"x"}).status());
   fenced(store.Compact(epoch, "log", 2, "x"));
+  fenced(store.PutLog(epoch, "log", "id", "", {9, "x"}));
   fenced(store.DeleteLog(epoch, "log"));
   fenced(store.DeleteLog(epoch, "none"));
   EXPECT_EQ(Contents(store, "log"), Names({"a", "b"}));
