@@ -112,12 +112,17 @@ def run(binary, model, work, name, workers, arguments):
     return {"workers": workers, "seconds": seconds, "files": files, "steps": steps}
 
 
-def sums(steps, wanted):
-    """Seconds of all stages by task, in the steps that are wanted."""
+def machine_cpu_seconds():
+    """What all processes have had of this machine's cores, and what the machine itself was denied."""
+    user, nice, system, _, _, irq, softirq, steal = map(
+        int, pathlib.Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def sums(steps):
+    """Seconds of all stages by task."""
     total = {}
     for step in steps:
-        if not wanted(step):
-            continue
         for stage in step["stages"]:
             for task, (_, seconds) in stage.items():
                 total[task] = total.get(task, 0) + seconds
@@ -126,21 +131,22 @@ def sums(steps, wanted):
 
 def show(data):
     print(f"{data['setup']}\n")
-    print("workers  job s  gradients  moments  orders  speed-up  waiting  transfer  CPU s   same bytes")
+    print("workers  job s  gradients  moments  orders  speed-up  waiting  transfer  CPU s  others'  same bytes")
     runs = sorted(data["runs"], key=lambda r: (r["copies"], r["workers"]))
     one = next((r for r in runs if (r["workers"], r["copies"]) == (1, 1)), None)
     for r in runs:
         wall = {kind: sum(s["end"] - s["begin"] for s in r["steps"] if s["kind"] == kind)
                 for kind in (*STATISTICS, "order")}
-        tasks = sums(r["steps"], lambda step: True)
+        tasks = sums(r["steps"])
         waiting, transfer = tasks.pop("waiting", 0), tasks.pop("transfer", 0)
         busy = sum(tasks.values()) + transfer
         print(f"{r['copies']} x {r['workers']:<3} {r['seconds']:7.1f}  {wall['gradients']:9.1f}  {wall['moments']:7.1f}"
               f"  {wall['order']:6.1f}  "
               f"{r['copies'] * one['seconds'] / r['seconds'] if one else 0:8.2f}  "
-              f"{waiting / (busy + waiting):7.1%}  {transfer / busy:8.2%}  {r['cpu_seconds']:5.1f}   "
+              f"{waiting / (busy + waiting):7.1%}  {transfer / busy:8.2%}  {r['cpu_seconds']:5.1f}  {r.get('others_cpu_seconds', float('nan')):7.1f}  "
               f"{one is not None and r['files'] == one['files']}")
-    print("\nwaiting: of the stages' time, for neighbours; transfer: of what stages work. `2 x 1` is two jobs at once.")
+    print("\nwaiting: of the stages' time, for neighbours; transfer: of what stages work. `2 x 1` is two jobs at once.\n"
+          "A run counts only where other processes have had next to nothing of the CPU.")
 
 
 def main():
@@ -174,15 +180,16 @@ def main():
                         str(arguments.hidden), str(arguments.intermediate), str(arguments.layers)],
                        check=True, stdout=subprocess.DEVNULL)
         for workers in arguments.workers:
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            before, all_before = resource.getrusage(resource.RUSAGE_CHILDREN), machine_cpu_seconds()
             with concurrent.futures.ThreadPoolExecutor() as pool:
                 found = list(pool.map(
                     lambda copy: run(binary, model, work, f"run{workers}-{copy}", workers, arguments),
                     range(arguments.copies)))
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            after, all_after = resource.getrusage(resource.RUSAGE_CHILDREN), machine_cpu_seconds()
             result = max(found, key=lambda r: r["seconds"])
             result["copies"] = arguments.copies
             result["cpu_seconds"] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            result["others_cpu_seconds"] = max(0.0, all_after - all_before - result["cpu_seconds"])
             data["runs"] = [r for r in data["runs"]
                             if (r["workers"], r["copies"]) != (workers, arguments.copies)] + [result]
             temporary = arguments.runs.with_suffix(".partial")
