@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <new>
 
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
 #include "base/failpoint.h"
 #include "base/interrupt.h"
 #include "service/errors.h"
+#include "service/log.h"
 
 namespace cvxq {
 namespace {
@@ -117,6 +120,7 @@ StatusOr<v1::Command> WorkerStage::Next() {
 
 Status WorkerStage::Work() {
   Failpoint("stage-start");
+  const absl::Time begin = absl::Now();
   const v1::StageSpec& spec = start_.start();
   const int64_t share = std::max<int64_t>(1, spec.share());
   const int threads = static_cast<int>(std::max<int64_t>(1, resources_.threads / share));
@@ -141,6 +145,12 @@ Status WorkerStage::Work() {
   v1::Report ready;
   ready.mutable_done();
   Send(std::move(ready), start_.step());
+  Log(LogLevel::kInfo, "stage ready",
+      {{"job", start_.key().job()},
+       {"stage", absl::StrCat(start_.key().stage())},
+       {"behind_step", absl::StrCat(spec.state().step())},
+       {"behind_waves", absl::StrCat(spec.state().waves())},
+       {"seconds", absl::StrFormat("%.3f", absl::ToDoubleSeconds(absl::Now() - begin))}});
   Failpoint("stage-ready");
   for (;;) {
     CVXQ_ASSIGN_OR_RETURN(const v1::Command command, Next());
