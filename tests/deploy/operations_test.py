@@ -63,7 +63,9 @@ def main():
         code, said = cvxq("submit", f"{models}/m", "-o", f"{models}/out", "--bits", "3", "--samples", "8", "--seq-len", "32",
                           "--wait", *options["client"])
         assert code == 0, said
-        assert "2 stages on workers" in said, said  # which fetched from each other over TLS
+        for process in workers:  # they fetched from each other over TLS
+            page = fetch(f"http://{process.metrics}/metrics")[1]
+            assert re.search(r'wave_bytes_total{direction="received"} [1-9]', page), page
 
         # A client's certificate makes no worker; without one, or without its token, nobody is let in.
         intruder = worker("intruder", "--tls-cert", f"{tls}/alice.crt", "--tls-key", f"{tls}/alice.key", "--tls-ca", f"{tls}/machines-ca.crt")
