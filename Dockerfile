@@ -31,6 +31,7 @@ RUN apt-get update \
       libonig5 \
       libprometheus-cpp-core1.0 \
       libprotobuf32 \
+      libpugixml1v5 \
       libsqlite3-0 \
       libssl3 \
       libstdc++6 \

@@ -33,6 +33,10 @@ StatusOr<int64_t> MeteredStore::CurrentEpoch() {
   return Meter("current_epoch", [&] { return store_.CurrentEpoch(); });
 }
 
+StatusOr<int64_t> MeteredStore::RenewEpoch(int64_t epoch, const std::string& owner) {
+  return Meter("renew_epoch", [&] { return store_.RenewEpoch(epoch, owner); });
+}
+
 StatusOr<CreatedLog> MeteredStore::CreateLog(int64_t epoch, const std::string& name,
                                              const std::string& request_id,
                                              const std::string& request_digest,
@@ -54,6 +58,12 @@ StatusOr<std::vector<LogRecord>> MeteredStore::Read(const std::string& name, int
 Status MeteredStore::Compact(int64_t epoch, const std::string& name, int64_t through,
                              const std::string& snapshot) {
   return Meter("compact", [&] { return store_.Compact(epoch, name, through, snapshot); });
+}
+
+Status MeteredStore::PutLog(int64_t epoch, const std::string& name, const std::string& request_id,
+                            const std::string& request_digest, const LogRecord& snapshot) {
+  return Meter("put_log",
+               [&] { return store_.PutLog(epoch, name, request_id, request_digest, snapshot); });
 }
 
 Status MeteredStore::DeleteLog(int64_t epoch, const std::string& name) {

@@ -20,6 +20,7 @@ class MeteredStore : public StateStore {
 
   StatusOr<int64_t> ClaimEpoch(const std::string& owner) override;
   StatusOr<int64_t> CurrentEpoch() override;
+  StatusOr<int64_t> RenewEpoch(int64_t epoch, const std::string& owner) override;
   StatusOr<CreatedLog> CreateLog(int64_t epoch, const std::string& name,
                                  const std::string& request_id, const std::string& request_digest,
                                  const std::vector<std::string>& records) override;
@@ -29,6 +30,8 @@ class MeteredStore : public StateStore {
                                         int64_t limit) override;
   Status Compact(int64_t epoch, const std::string& name, int64_t through,
                  const std::string& snapshot) override;
+  Status PutLog(int64_t epoch, const std::string& name, const std::string& request_id,
+                const std::string& request_digest, const LogRecord& snapshot) override;
   Status DeleteLog(int64_t epoch, const std::string& name) override;
   StatusOr<std::vector<std::string>> ListLogs(const std::string& prefix, const std::string& after,
                                               int64_t limit) override;

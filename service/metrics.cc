@@ -28,10 +28,11 @@ constexpr const char* kFailureReasons[] = {
     reason::kOptionsRefused,    reason::kFileNotFound,    reason::kFileDenied,
     reason::kFileDamaged,       reason::kFileUnsuitable,  reason::kOutputExists,
     reason::kSourceChanged,     reason::kOutOfResources,  reason::kWorkersGone,
-    reason::kSourceUnsupported, reason::kTooManyAttempts, reason::kInternal};
-constexpr const char* kStoreOperations[] = {"claim_epoch", "current_epoch", "create_log",
-                                            "append",      "read",          "compact",
-                                            "delete_log",  "list_logs"};
+    reason::kSourceUnsupported, reason::kTooManyAttempts, reason::kStorageUnavailable,
+    reason::kInternal};
+constexpr const char* kStoreOperations[] = {
+    "claim_epoch", "current_epoch", "renew_epoch", "put_log",    "create_log",
+    "append",      "read",          "compact",     "delete_log", "list_logs"};
 
 template <typename Builder>
 auto& Add(prometheus::Registry& registry, Builder&& builder, const char* name, const char* help) {

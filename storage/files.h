@@ -36,7 +36,8 @@ StatusOr<std::string> FileSha256(const std::string& path);
 // replaced at Publish (moved aside, then removed); without, an existing final name is refused at
 // once with kAlreadyExists that tells of
 // --overwrite. A missing or unwritable parent is refused at once. The folder written is
-// FINAL.partial-PID; a killed process leaves it behind, and nothing else.
+// FINAL.partial-PID, locked (flock) as long as its process lives: what a killed process leaves
+// behind the next one removes.
 class OutputFolder {
  public:
   static StatusOr<std::unique_ptr<OutputFolder>> Create(const std::string& final_path,
@@ -52,6 +53,7 @@ class OutputFolder {
   OutputFolder() = default;
   std::string path_, final_path_;
   bool overwrite_ = false, published_ = false;
+  int lock_ = -1;  // descriptor of the folder
 };
 
 }  // namespace cvxq

@@ -1,11 +1,14 @@
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
 #include <filesystem>
+#include <vector>
 
+#include "absl/strings/match.h"
 #include "storage/atomic_file.h"
 #include "storage/errors.h"
 #include "storage/files.h"
@@ -25,8 +28,7 @@ Status AlreadyExists(const std::string& path) {
       absl::StrCat(path, " exists; choose another name or replace it with --overwrite"));
 }
 
-// `stem` with this process's number, and a further number if a killed run left one behind. (It is
-// not removed: with containers on a shared disk it may belong to a living process.)
+// `stem` with this process's number, and a further number if that is taken.
 StatusOr<std::string> NewFolder(const std::string& stem) {
   constexpr int kTries = 1000;
   for (int i = 1;; ++i) {
@@ -34,6 +36,38 @@ StatusOr<std::string> NewFolder(const std::string& stem) {
         absl::StrCat(stem, getpid(), i == 1 ? std::string() : absl::StrCat("-", i));
     if (mkdir(path.c_str(), 0777) == 0) return path;
     if (errno != EEXIST || i == kTries) return ErrnoStatus(errno, "cannot create", path);
+  }
+}
+
+// The lock on a folder under way, which goes with its process; -1 where somebody else has it.
+int LockFolder(const std::string& path) {
+  const int descriptor = open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor < 0) return -1;
+  if (flock(descriptor, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return descriptor;
+  close(descriptor);
+  return -1;
+}
+
+// Removes what killed processes have left beside their output: nobody holds its lock any more.
+// Where a file system has no locks it stays.
+void RemoveLeftovers(const std::string& stem) {
+  std::error_code ignored;
+  std::vector<std::string> left;
+  for (const auto& entry : fs::directory_iterator(ParentFolder(stem), ignored)) {
+    const std::string name = entry.path().filename();
+    const std::string start = fs::path(stem).filename();
+    // A process's number, and perhaps another: names that people give are none of ours.
+    if (!absl::StartsWith(name, start) || name.size() == start.size() ||
+        name.find_first_not_of("0123456789-", start.size()) != std::string::npos) {
+      continue;
+    }
+    if (entry.is_directory(ignored) && !entry.is_symlink(ignored)) left.push_back(entry.path());
+  }
+  for (const std::string& path : left) {
+    const int descriptor = open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (descriptor < 0) continue;
+    if (flock(descriptor, LOCK_EX | LOCK_NB) == 0) fs::remove_all(path, ignored);
+    close(descriptor);
   }
 }
 
@@ -98,16 +132,32 @@ StatusOr<std::unique_ptr<OutputFolder>> OutputFolder::Create(const std::string& 
         absl::StrCat("cannot write ", path, ": the folder ", parent, " is missing; create it"));
   }
   std::unique_ptr<OutputFolder> folder(new OutputFolder);
-  CVXQ_ASSIGN_OR_RETURN(folder->path_, NewFolder(path + ".partial-"));
+  RemoveLeftovers(path + ".partial-");
+  constexpr int kTries = 10;
+  for (int i = 0; i < kTries && folder->lock_ < 0; ++i) {
+    CVXQ_ASSIGN_OR_RETURN(folder->path_, NewFolder(path + ".partial-"));
+    folder->lock_ = LockFolder(folder->path_);
+    // Another process may have taken it for a leftover before it was locked.
+    if (folder->lock_ >= 0 && !Exists(folder->path_)) {
+      close(folder->lock_);
+      folder->lock_ = -1;
+    }
+  }
+  if (folder->lock_ < 0) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot write ", path, ": others remove what is made there; try again"));
+  }
   folder->final_path_ = path;
   folder->overwrite_ = overwrite;
   return folder;
 }
 
 OutputFolder::~OutputFolder() {
-  if (published_ || path_.empty()) return;
-  std::error_code ignored;  // nobody is left to be told
-  fs::remove_all(path_, ignored);
+  if (!published_ && !path_.empty()) {
+    std::error_code ignored;  // nobody is left to be told
+    fs::remove_all(path_, ignored);
+  }
+  if (lock_ >= 0) close(lock_);
 }
 
 Status OutputFolder::Publish() {

@@ -11,7 +11,7 @@ using prometheus::BuildCounter;
 using prometheus::BuildGauge;
 using prometheus::BuildHistogram;
 
-constexpr const char* kStepNames[] = {"gradients", "moments", "order", "collect"};
+constexpr const char* kStepNames[] = {"gradients", "moments", "order", "save", "collect"};
 constexpr const char* kOutcomeNames[] = {"done", "failed", "stopped"};
 // A step of a small model takes milliseconds, one of a large model hours.
 const prometheus::Histogram::BucketBoundaries kStepSeconds = {
@@ -83,6 +83,7 @@ StepMeter::StepMeter(WorkerMetrics* metrics, const v1::Command& command)
   if (command.has_gradients()) step_ = WorkerMetrics::kGradients;
   if (command.has_moments()) step_ = WorkerMetrics::kMoments;
   if (command.has_order()) step_ = WorkerMetrics::kOrder;
+  if (command.has_save()) step_ = WorkerMetrics::kSave;
   if (command.has_collect()) step_ = WorkerMetrics::kCollect;
 }
 

@@ -45,7 +45,7 @@ class WorkerMetrics {
  private:
   friend class StageMeter;
   friend class StepMeter;
-  enum Step { kGradients, kMoments, kOrder, kCollect, kSteps };
+  enum Step { kGradients, kMoments, kOrder, kSave, kCollect, kSteps };
   enum Outcome { kDone, kFailed, kStopped, kOutcomes };
 
   prometheus::Registry registry_;

@@ -99,16 +99,26 @@ TEST(OutputFolder, DoesNotReplaceWhatAppearedMeanwhile) {
   EXPECT_EQ(folder.Count(), 1);
 }
 
-TEST(OutputFolder, LeavesAloneWhatAKilledProcessLeft) {
+TEST(OutputFolder, RemovesWhatAKilledProcessLeftAndNothingElse) {
   const TempFolder folder;
-  const std::string left = absl::StrCat(folder.File("out"), ".partial-", getpid());
-  fs::create_directory(left);
-  Put(left + "/a", "1");
+  const std::string left = folder.File("out.partial-7"), notes = folder.File("out.partial-notes"),
+                    other = folder.File("outer.partial-7");
+  for (const std::string& path : {left, notes, other}) {
+    fs::create_directory(path);
+    Put(path + "/a", "1");
+  }
+  // One that lives has a lock on its folder.
+  const auto living = OutputFolder::Create(folder.File("out"), false);
+  ASSERT_TRUE(living.ok()) << living.status();
+  EXPECT_FALSE(fs::exists(left));
   auto out = OutputFolder::Create(folder.File("out"), false);
   ASSERT_TRUE(out.ok()) << out.status();
-  EXPECT_EQ((*out)->path(), left + "-2");
+  EXPECT_EQ((*out)->path(), absl::StrCat(folder.File("out.partial-"), getpid(), "-2"));
+  EXPECT_TRUE(fs::exists((*living)->path()));
   ASSERT_TRUE((*out)->Publish().ok());
-  EXPECT_FALSE(fs::exists(folder.File("out/a")));
+  EXPECT_TRUE(fs::exists((*living)->path()));
+  EXPECT_TRUE(fs::exists(notes + "/a"));
+  EXPECT_TRUE(fs::exists(other + "/a"));
 }
 
 TEST(OutputFolder, RefusesBadPlacesAtOnce) {
