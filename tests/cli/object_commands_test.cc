@@ -4,10 +4,13 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <map>
+#include <memory>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
+#include "tests/cli/background_process.h"
 #include "tests/cli/process.h"
 #include "tests/pipeline/scratch_folder.h"
 #include "tests/storage/fake_s3.h"
@@ -55,6 +58,11 @@ class ObjectCommandsTest : public testing::Test {
       if (key.starts_with(prefix)) found[key.substr(prefix.size())] = bytes;
     }
     return found;
+  }
+
+  // Of what killed processes leave there.
+  void EmptyScratch() const {
+    for (const auto& entry : fs::directory_iterator(Path("tmp"))) fs::remove_all(entry);
   }
 
   FakeS3 s3_;
@@ -122,6 +130,69 @@ TEST_F(ObjectCommandsTest, FaultsChangeNothing) {
   EXPECT_EQ(result.code, 0) << result.err;
   EXPECT_EQ(manifest("out/b"), manifest("out/a"));
   EXPECT_NE(manifest("out/a"), "");
+}
+
+TEST_F(ObjectCommandsTest, AKilledRunGoesOnFromItsBucket) {
+  const auto quantize = [&](const std::string& output) {
+    Arguments arguments = Quantize("s3://bucket/models/llama", "s3://bucket/" + output);
+    arguments.insert(arguments.end(), {"--save-every", "0"});
+    return Cvxq(arguments);
+  };
+  ASSERT_EQ(quantize("out/a").code, 0);
+  setenv("CVXQ_FAILPOINT", "codes-saved:6", 1);
+  const ProcessResult killed = quantize("out/b");
+  unsetenv("CVXQ_FAILPOINT");
+  EXPECT_EQ(killed.code, 1009) << killed.err;
+  EXPECT_THAT(Below("out/b/"), testing::Not(testing::IsEmpty()));
+  EXPECT_FALSE(Below("out/b/").contains("manifest.json"));
+  const ProcessResult again = quantize("out/b");
+  EXPECT_EQ(again.code, 0) << again.err;
+  EXPECT_THAT(again.err, HasSubstr("going on behind statistics"));
+  EXPECT_EQ(Below("out/b/"), Below("out/a/")) << "something is left of what was kept";
+  EmptyScratch();
+}
+
+// Model, result and what is kept meanwhile in a bucket; a worker dies, and so does the coordinator.
+TEST_F(ObjectCommandsTest, AServiceOnABucket) {
+  const ProcessResult alone = Cvxq(Quantize("s3://bucket/models/llama", "s3://bucket/out/a"));
+  ASSERT_EQ(alone.code, 0) << alone.err;
+  std::string clients = "127.0.0.1:0", workers = "127.0.0.1:0";
+  const auto start = [&](const std::string& failpoint, Arguments arguments) {
+    if (!failpoint.empty()) setenv("CVXQ_FAILPOINT", failpoint.c_str(), 1);
+    auto process = std::make_unique<BackgroundProcess>(arguments, Path("log"));
+    unsetenv("CVXQ_FAILPOINT");
+    return process;
+  };
+  const auto coordinator = [&](const std::string& failpoint) {
+    auto process =
+        start(failpoint, {"coordinator", "--json", "--listen", clients, "--listen-workers", workers,
+                          "--settle", "1", "--store", "sqlite:" + Path("jobs.db"), "--allow",
+                          "s3://bucket", "--save-every", "0"});
+    const auto addresses = nlohmann::json::parse(process->ReadUntil("}"), nullptr, false);
+    EXPECT_TRUE(addresses.is_object()) << Slurp(Path("log"));
+    clients = addresses.value("address", clients);
+    workers = addresses.value("workers", workers);
+    return process;
+  };
+  auto first = coordinator("step-done:8");
+  std::vector<std::unique_ptr<BackgroundProcess>> started;
+  for (const char* failpoint : {"stage-before-moments", ""}) {
+    started.push_back(start(failpoint, {"worker", "--coordinator", workers, "--threads", "1"}));
+  }
+  const ProcessResult submitted =
+      Cvxq({"submit", "s3://bucket/models/llama", "-o", "s3://bucket/out/b", "--bits", "3", "--id",
+            "job", "--samples", "8", "--seq-len", "32", "--server", clients});
+  ASSERT_EQ(submitted.code, 0) << submitted.err;
+  EXPECT_EQ(first->Stop(0), 1009);  // it dies there by itself
+  const auto second = coordinator("");
+  const ProcessResult watched = Cvxq({"watch", "job", "--server", clients});
+  EXPECT_EQ(watched.code, 0) << watched.err << Slurp(Path("log"));
+  EXPECT_EQ(started[0]->Stop(0), 1009);
+  EXPECT_THAT(Slurp(Path("log")), HasSubstr("stage ready"));
+  auto made = Below("out/b/");
+  EXPECT_EQ(made, Below("out/a/"));
+  started.clear();
+  EmptyScratch();
 }
 
 TEST_F(ObjectCommandsTest, EachMistakeHasOneLine) {
