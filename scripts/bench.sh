@@ -77,6 +77,9 @@ python3 bench/scaling.py --build "$build" --runs "$scaling/runs.json" --workers 
 "$build/bench/bench_scaling" predict
 rm -r "$scaling"
 
+title "Lost workers and coordinators (bench/recovery.py)"
+python3 bench/recovery.py --build "$build" --layers 4 --hidden 512 --intermediate 512 --samples 32 --kills 4
+
 if [ -f bench/quality.py ]; then
   title "Quality at every size (bench/quality.py)"
   python3 bench/quality.py "${quality[@]}"
