@@ -30,8 +30,9 @@ STATISTICS = ("gradients", "moments")
 class Service:
     """A coordinator and its workers; ended by leaving the context."""
 
-    def __init__(self, binary, folder, workers, memory):
+    def __init__(self, binary, folder, workers, memory, save_every):
         self.binary, self.folder, self.workers, self.memory = binary, folder, workers, memory
+        self.save_every = save_every
         self.processes = []
 
     def start(self, name, *arguments, **options):
@@ -53,7 +54,7 @@ class Service:
         self.folder.mkdir()
         coordinator = self.start(
             "coordinator", "coordinator", "--listen", "127.0.0.1:0", "--listen-workers", "127.0.0.1:0", "--store",
-            f"sqlite:{self.folder}/jobs.db", "--allow", self.folder.parent, "--json", stdout=subprocess.PIPE)
+            f"sqlite:{self.folder}/jobs.db", "--allow", self.folder.parent, "--save-every", self.save_every, "--json", stdout=subprocess.PIPE)
         text = "".join(iter(coordinator.stdout.readline, "}\n")) + "}"
         self.address = json.loads(text)
         for i in range(self.workers):
@@ -105,7 +106,7 @@ class Service:
 def run(binary, model, work, name, workers, arguments):
     options = ["--bits", arguments.bits, "--codec", "entropy", "--compute", "bf16", "--threads", 1,
                "--samples", arguments.samples, "--seq-len", arguments.seq_len]
-    with Service(binary, work / name, workers, arguments.memory) as service:
+    with Service(binary, work / name, workers, arguments.memory, arguments.save_every) as service:
         seconds, job = service.run(model, options)
         steps = service.steps()
     files = job["result"]["sha256"]
@@ -163,6 +164,7 @@ def main():
     parser.add_argument("--seq-len", type=int, default=512)
     parser.add_argument("--bits", type=float, default=3)
     parser.add_argument("--memory", default="4GiB", help="of each worker")
+    parser.add_argument("--save-every", type=int, default=15, help="seconds between writes of what the job has done")
     parser.add_argument("--work", type=pathlib.Path, help="folder for the model and the outputs")
     arguments = parser.parse_args()
     setup = {k: getattr(arguments, k)

@@ -33,13 +33,13 @@ JobSteps::JobSteps(std::unique_ptr<Stages> stages, JobState* state, double save_
 
 Status JobSteps::Begin() {
   if (state_ == nullptr) return stages_->Restore({});
-  CVXQ_ASSIGN_OR_RETURN(const bool others, state_->HoldsOthers());
-  if (others) {
-    progress_.Note(absl::StrCat("what ", state_->address(),
-                                " holds is of another job or model: it is removed"));
-    CVXQ_RETURN_IF_ERROR(state_->Remove());
+  std::optional<JobCommit> commit;
+  const Status looked = Look(commit);
+  if (absl::IsPermissionDenied(looked) || absl::IsUnavailable(looked)) {
+    GiveUp(looked);
+    return stages_->Restore({});
   }
-  CVXQ_ASSIGN_OR_RETURN(std::optional<JobCommit> commit, state_->Last());
+  CVXQ_RETURN_IF_ERROR(looked);
   if (!commit) return stages_->Restore({});
   const Status restored = stages_->Restore(commit->position);
   if (restored.ok()) {
@@ -53,6 +53,18 @@ Status JobSteps::Begin() {
                               restored.message()));
   CVXQ_RETURN_IF_ERROR(state_->Remove());
   return stages_->Restore({});
+}
+
+// For what an earlier run of this job has left; what others have left goes.
+Status JobSteps::Look(std::optional<JobCommit>& commit) {
+  CVXQ_ASSIGN_OR_RETURN(const bool others, state_->HoldsOthers());
+  if (others) {
+    progress_.Note(absl::StrCat("what ", state_->address(),
+                                " holds is of another job or model: it is removed"));
+    CVXQ_RETURN_IF_ERROR(state_->Remove());
+  }
+  CVXQ_ASSIGN_OR_RETURN(commit, state_->Last());
+  return absl::OkStatus();
 }
 
 Status JobSteps::Gradients() {

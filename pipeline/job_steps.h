@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -39,6 +40,7 @@ class JobSteps : private WaveCommits {
   Status Collect(const EntropyTables& tables, std::vector<LinearPlan>& plans);
 
  private:
+  Status Look(std::optional<JobCommit>& commit);
   bool Due() override;
   void Commit(int64_t waves) override;
   void GiveUp(const Status& status) override;
