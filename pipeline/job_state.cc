@@ -208,8 +208,12 @@ StatusOr<std::optional<JobCommit>> JobState::Last() {
 
 // Removes commits before this one, sums of fewer waves, and codes that later ones have replaced.
 Status JobState::RemoveBefore(const JobPosition& position) {
-  CVXQ_ASSIGN_OR_RETURN(const std::vector<ObjectInfo> objects, objects_->List(digest_ + "/"));
+  CVXQ_ASSIGN_OR_RETURN(std::vector<ObjectInfo> objects, objects_->List(digest_ + "/"));
   const std::string commits = digest_ + "/commit/";
+  // No commit may outlive what it names.
+  std::stable_partition(objects.begin(), objects.end(), [&](const ObjectInfo& object) {
+    return absl::StartsWith(object.key, commits);
+  });
   std::string of_position = absl::StrFormat("%s%06d-%06d", commits, position.step, position.waves);
   std::map<std::string, std::string> newest;  // codes, by block
   for (const ObjectInfo& object : objects) {

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/interrupt.h"
+#include "pipeline/linear_plan.h"
 
 namespace cvxq {
 namespace {
@@ -100,7 +101,20 @@ StatusOr<EntropyAnswer> JobSteps::CarryOut(const EntropyOrder& order, Progress::
 }
 
 Status JobSteps::Collect(const EntropyTables& tables, std::vector<LinearPlan>& plans) {
-  return stages_->Collect(tables, plans);
+  CVXQ_RETURN_IF_ERROR(stages_->Collect(tables, plans));
+  std::vector<int64_t> bytes(plans.size());  // of each linear, as the last order on it was answered
+  for (const KeptAnswer& answer : last_.answers) {
+    for (const EntropyAnswer::Linear& linear : answer.linears) bytes.at(linear.plan) = linear.bytes;
+  }
+  for (const LinearPlan& plan : plans) {
+    if (!plan.packed.empty() && static_cast<int64_t>(plan.packed.size()) == bytes[plan.index]) {
+      continue;
+    }
+    return absl::DataLossError(absl::StrCat(
+        plan.name, ": the stages gave other codes than they had told of",
+        state_ != nullptr ? absl::StrCat("; remove ", state_->address(), " and begin anew") : ""));
+  }
+  return absl::OkStatus();
 }
 
 bool JobSteps::Due() { return state_ != nullptr && absl::Now() >= next_save_; }

@@ -24,8 +24,9 @@
 
 namespace cvxq {
 
-// Used from one thread at a time. Errors: those of the stages. A state that cannot be written is no
-// error: the job goes on without, and says so.
+// Used from one thread at a time. Errors: those of the stages, kDataLoss where what they give in
+// the end is not what they had answered. A state that cannot be written is no error: the job goes
+// on without, and says so.
 class JobSteps : private WaveCommits {
  public:
   // `state` may be nullptr: nothing is kept. `damping` is what was asked for, of H_I. `state` and

@@ -190,6 +190,19 @@ TEST_F(ResumeTest, DamagedAndMissingFiles) {
   EXPECT_LT(went_on, static_cast<int>(count / 2));
 }
 
+TEST_F(ResumeTest, CodesThatAreGoneAreNoticedWhereNobodyMakesThemAgain) {
+  options_.model = std::string(CVXQ_SOURCE_DIR) + "/examples/models/kjv-llama-1m";
+  options_.tune = 1;
+  ASSERT_NO_FATAL_FAILURE(StopIn("tune", 0));
+  for (const std::string& file : StateFiles()) {
+    if (file.find("/block/00001/codes-") != std::string::npos) fs::remove(file);
+  }
+  const auto report = Run();
+  EXPECT_TRUE(absl::IsDataLoss(report.status())) << report.status();
+  EXPECT_THAT(std::string(report.status().message()), HasSubstr("begin anew"));
+  EXPECT_FALSE(fs::exists(options_.output));
+}
+
 TEST_F(ResumeTest, WithoutRoomForItTheJobGoesOn) {
   std::ofstream(options_.state) << "no folder";
   const auto report = Run();
