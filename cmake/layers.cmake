@@ -27,7 +27,8 @@ cvxq_library(storage SOURCES "s3/*.cc" LINK cvxq_tensor nlohmann_json::nlohmann_
 cvxq_library(kernels SOURCES "reference/*.cc" "cpu/*.cc" LINK cvxq_tensor DNNL::dnnl gomp)
 cvxq_library(model LINK cvxq_kernels cvxq_storage PkgConfig::ONIGURUMA PkgConfig::UTF8PROC)
 cvxq_library(quant LINK cvxq_kernels ZLIB::ZLIB)
-cvxq_library(pipeline LINK cvxq_model cvxq_quant Eigen3::Eigen)
+cvxq_library(formats LINK cvxq_model cvxq_quant)
+cvxq_library(pipeline LINK cvxq_formats Eigen3::Eigen)
 include(embed)
 cvxq_embed(cvxq_pipeline cvxq_calibration_text "${CMAKE_SOURCE_DIR}/examples/text/kjv.calib.txt")
 
@@ -39,9 +40,9 @@ cvxq_library(service SOURCES "store/*.cc" "api/*.cc" "workers/*.cc" LINK cvxq_pi
 # after a check at run time. Such files keep everything in an unnamed namespace and include no
 # header with inline functions, so that no code of theirs is linked into the common path.
 file(GLOB avx2_sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/kernels/cpu/*_avx2.cc"
-     "${CMAKE_SOURCE_DIR}/quant/*_avx2.cc")
+     "${CMAKE_SOURCE_DIR}/quant/*_avx2.cc" "${CMAKE_SOURCE_DIR}/formats/*_avx2.cc")
 file(GLOB avx512_sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/kernels/cpu/*_avx512.cc"
-     "${CMAKE_SOURCE_DIR}/quant/*_avx512.cc")
+     "${CMAKE_SOURCE_DIR}/quant/*_avx512.cc" "${CMAKE_SOURCE_DIR}/formats/*_avx512.cc")
 set_source_files_properties(${avx2_sources} PROPERTIES COMPILE_OPTIONS
                             "-march=x86-64-v3;-O3")
 set_source_files_properties(${avx512_sources} PROPERTIES COMPILE_OPTIONS

@@ -13,9 +13,10 @@ ALLOWED = {
     "kernels": {"tensor", "base"},
     "model": {"kernels", "storage", "tensor", "base"},
     "quant": {"kernels", "tensor", "base"},
-    "pipeline": {"model", "quant", "kernels", "storage", "tensor", "base"},
-    "service": {"pipeline", "model", "quant", "kernels", "storage", "tensor", "base"},
-    "cli": {"service", "pipeline", "model", "quant", "kernels", "storage", "tensor", "base"},
+    "formats": {"model", "quant", "kernels", "storage", "tensor", "base"},
+    "pipeline": {"formats", "model", "quant", "kernels", "storage", "tensor", "base"},
+    "service": {"pipeline", "formats", "model", "quant", "kernels", "storage", "tensor", "base"},
+    "cli": {"service", "pipeline", "formats", "model", "quant", "kernels", "storage", "tensor", "base"},
 }
 
 # May use every layer and be used by none.
