@@ -81,8 +81,9 @@ check_outputs() {
     fail "other bytes in the bucket than in a folder"
   [ "$(kl s3://bucket/out/a "$from")" = "$(kl "$work/out" "$model")" ] ||
     fail "another divergence where the packed model is read from the bucket"
-  (CVXQ_FAILPOINT=codes-saved:6 "$cvxq" "${quantize[@]}" "$from" -o s3://bucket/out/b) >/dev/null 2>&1 &&
+  if { (CVXQ_FAILPOINT=codes-saved:6 "$cvxq" "${quantize[@]}" "$from" -o s3://bucket/out/b) >/dev/null; } 2>/dev/null; then
     fail "the run that was to be killed was not"
+  fi
   [ "$(sha256 "$from" s3://bucket/out/b)" = "$expected" ] ||
     fail "other bytes from a run that was killed and begun again"
   grep -q 'going on behind' "$work/err" || fail "the run begun again began from the start"
