@@ -2,7 +2,8 @@
 # The conformance suite of object stores, then whole jobs, on real S3 servers on the loopback:
 #   scripts/check_s3.sh [radosgw] [swift] [moto]     all three by default
 # radosgw and swift are Debian's, moto comes from PyPI; tests/storage/servers/ says which packages.
-# A server whose packages are not there is left out, with a line that says so.
+# A server whose packages are not there is left out, with a line that says so. CVXQ_BUILD_DIR names
+# a build that is there already.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,9 +12,12 @@ fail() {
   exit 1
 }
 
-scripts/install_packages.sh
-cmake --preset release
-cmake --build --preset release --target cvxq storage_test
+if [ -z "${CVXQ_BUILD_DIR:-}" ]; then
+  scripts/install_packages.sh
+  cmake --preset release
+  cmake --build --preset release --target cvxq storage_test
+fi
+build=${CVXQ_BUILD_DIR:-build/release}
 work=$(mktemp -d)
 servers=()
 trap 'kill "${servers[@]}" 2>/dev/null || true; wait; rm -rf "$work"' EXIT
@@ -21,7 +25,7 @@ trap 'kill "${servers[@]}" 2>/dev/null || true; wait; rm -rf "$work"' EXIT
 export AWS_ACCESS_KEY_ID=test:tester AWS_SECRET_ACCESS_KEY=cvxqtestsecret AWS_REGION=us-east-1
 export TMPDIR=$work no_proxy=127.0.0.1
 unset AWS_SESSION_TOKEN AWS_ENDPOINT_URL_S3 CVXQ_S3_ADDRESSING
-cvxq=build/release/cvxq
+cvxq=$build/cvxq
 model=examples/models/kjv-llama-1m
 text=examples/text/kjv.test.txt
 quantize=(quantize --bits 3 --samples 8 --seq-len 32 --save-every 0 --json)
@@ -60,7 +64,7 @@ start() {  # NAME
 }
 
 conformance() {  # NAME FILTER
-  CVXQ_TEST_S3=s3://bucket/conformance build/release/tests/storage_test --gtest_filter="$2" \
+  CVXQ_TEST_S3=s3://bucket/conformance "$build"/tests/storage_test --gtest_filter="$2" \
     --gtest_brief=1 || fail "$1 fails the conformance suite"
 }
 

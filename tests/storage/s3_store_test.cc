@@ -125,6 +125,15 @@ TEST_F(S3StoreTest, OneReadIsOfOneVersion) {
   }
 }
 
+TEST_F(S3StoreTest, AnotherVersionIsNotEvenSent) {
+  PutObject(Pattern(kPart));
+  const std::string etag = store_->Head(kKey)->etag;
+  PutObject(std::string(kPart, 'n'));
+  std::string out(kPart, '?');
+  ExpectS3Error(ReadInto(*store_, out, etag), StatusCode::kFailedPrecondition, "changed");
+  EXPECT_LT(server_.body_bytes_sent(), kPart);  // the error's own words
+}
+
 TEST_F(S3StoreTest, ServersThatIgnoreConditionsOfReadsAreNoticed) {
   PutObject(Pattern(3 * kPart));
   server_.set_ignores_if_match();
