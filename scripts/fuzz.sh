@@ -18,6 +18,7 @@ fi
 cmake --preset fuzz
 cmake --build --preset fuzz --target "${names[@]/%/_fuzz}"
 
+export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 for name in "${names[@]}"; do
   corpus=build/fuzz/corpus/$name
   mkdir -p "$corpus" build/fuzz/found
