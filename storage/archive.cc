@@ -74,7 +74,7 @@ Status ArchiveReader::Damaged(const char* what) const {
 
 Status ArchiveReader::Read(std::span<std::byte> out) {
   const size_t there = std::min(out.size(), buffer_.size() - used_);
-  std::copy_n(&buffer_[used_], there, out.begin());
+  std::copy_n(buffer_.data() + used_, there, out.begin());
   used_ += there;
   out = out.subspan(there);
   if (out.empty()) return absl::OkStatus();

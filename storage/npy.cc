@@ -181,7 +181,7 @@ StatusOr<std::shared_ptr<NpyFile>> NpyFile::Read(std::span<const std::byte> byte
   }
   std::shared_ptr<NpyFile> file(new NpyFile);
   file->bytes_ = bytes;
-  file->array_ = {dtype, std::move(shape), data.data()};
+  file->array_ = {{dtype, std::move(shape)}, data.data()};
   return file;
 }
 

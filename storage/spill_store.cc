@@ -7,17 +7,16 @@
 #include <cerrno>
 #include <cstring>
 
+#include "storage/errors.h"
 #include "storage/object_map.h"
 
 namespace cvxq {
 namespace {
 
-Status SpillError(const std::string& folder, std::string_view what) {
-  const int error = errno;
-  return absl::ErrnoToStatus(
-      error, absl::StrCat(folder, ": cannot ", std::string(what),
-                          " the file of intermediate results; free disk space there or lower "
-                          "--samples"));
+Status SpillError(const std::string& folder, const char* what) {
+  const Status status = ErrnoStatus(
+      errno, absl::StrCat("cannot ", what, " the file of intermediate results in"), folder);
+  return Status(status.code(), absl::StrCat(status.message(), "; fewer --samples need less"));
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "quant/scaled_format.h"
+#include "service/errors.h"
 #include "storage/source_fingerprint.h"
 
 namespace cvxq {
@@ -228,6 +229,12 @@ StatusOr<EntropyAnswer> FromProto(const v1::StageAnswer& proto) {
     }
   }
   return answer;
+}
+
+google::rpc::Status ToProto(const Status& error) {
+  google::rpc::Status proto = ToRpcStatus(error);
+  if (ReasonOf(error).empty()) proto.clear_details();
+  return proto;
 }
 
 v1::CodedLinear ToProto(const LinearPlan& plan) {

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "cvxq/v1/worker_service.pb.h"
+#include "google/rpc/status.pb.h"
 #include "pipeline/stage.h"
 
 namespace cvxq {
@@ -37,6 +38,9 @@ v1::StageSpec ToProto(const StageJob& job);
 v1::StageOrder ToProto(const EntropyOrder& order);
 v1::StageAnswer ToProto(const EntropyAnswer& answer);
 v1::CodedLinear ToProto(const LinearPlan& plan);
+// For FromRpcStatus. An error without a reason stays without one: the coordinator knows what its
+// code means for a job.
+google::rpc::Status ToProto(const Status& error);
 
 // kDataLoss for what no stage can work with.
 StatusOr<EntropyOrder> FromProto(const v1::StageOrder& order);

@@ -7,7 +7,6 @@
 #include "absl/time/clock.h"
 #include "base/failpoint.h"
 #include "base/interrupt.h"
-#include "service/errors.h"
 #include "service/log.h"
 
 namespace cvxq {
@@ -55,7 +54,7 @@ class WorkerStage::Cuts : public WaveCuts {
     v1::Report report;
     report.mutable_cut()->set_waves(waves);
     report.mutable_cut()->set_saved(saved);
-    if (!status.ok()) *report.mutable_cut()->mutable_error() = ToRpcStatus(status);
+    if (!status.ok()) *report.mutable_cut()->mutable_error() = ToProto(status);
     stage_.Send(std::move(report), step_);
   }
 
@@ -102,7 +101,7 @@ void WorkerStage::Run() {
   // A process that was told to end reports nothing: its stages go elsewhere.
   if (!status.ok() && !Interrupted()) {
     v1::Report report;
-    *report.mutable_error() = ToRpcStatus(status);
+    *report.mutable_error() = ToProto(status);
     Send(std::move(report), step_);
   }
   finished_ = true;
@@ -213,7 +212,7 @@ Status WorkerStage::CarryOut(Stage& stage, const v1::Command& command) {
     case v1::Command::kSave:
       Failpoint("stage-before-save");
       if (const Status saved = stage.Save(command.save()); !saved.ok()) {
-        *done.mutable_save_error() = ToRpcStatus(saved);
+        *done.mutable_save_error() = ToProto(saved);
       }
       Failpoint("stage-after-save");
       break;

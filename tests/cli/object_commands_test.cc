@@ -1,74 +1,20 @@
 // Commands on models in a bucket: the same bytes as with folders, and one line for each thing that
 // can be wrong.
 #include <cstdlib>
-#include <filesystem>
 #include <fstream>
-#include <iterator>
-#include <map>
 #include <memory>
 
 #include "gmock/gmock.h"
-#include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "tests/cli/background_process.h"
-#include "tests/cli/process.h"
-#include "tests/pipeline/scratch_folder.h"
-#include "tests/storage/fake_s3.h"
+#include "tests/cli/test_on_bucket.h"
 
 namespace cvxq {
 namespace {
 
-namespace fs = std::filesystem;
 using testing::HasSubstr;
-using Arguments = std::vector<std::string>;
 
-const std::string kSource = CVXQ_SOURCE_DIR;
-const std::string kModel = kSource + "/examples/models/kjv-llama-1m";
-
-std::string Slurp(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-}
-
-class ObjectCommandsTest : public testing::Test {
- protected:
-  ObjectCommandsTest() {
-    s3_.SetEnvironment();
-    fs::create_directory(Path("tmp"));
-    setenv("TMPDIR", Path("tmp").c_str(), 1);
-    for (const auto& entry : fs::directory_iterator(kModel)) {
-      s3_.Put("models/llama/" + entry.path().filename().string(), Slurp(entry.path()));
-    }
-  }
-  ~ObjectCommandsTest() override {
-    EXPECT_TRUE(fs::is_empty(Path("tmp"))) << "something is left in the scratch folder";
-    EXPECT_EQ(s3_.complaints().empty(), !complains_);
-    unsetenv("TMPDIR");
-  }
-
-  std::string Path(const std::string& name) const { return scratch_.path() + "/" + name; }
-  static Arguments Quantize(const std::string& model, const std::string& output) {
-    return {"quantize",  model, "--bits",    "3",  "-o",        output,
-            "--samples", "8",   "--seq-len", "32", "--threads", "2"};
-  }
-  // The objects below a prefix, by what follows it.
-  std::map<std::string, std::string> Below(const std::string& prefix) const {
-    std::map<std::string, std::string> found;
-    for (const auto& [key, bytes] : s3_.objects()) {
-      if (key.starts_with(prefix)) found[key.substr(prefix.size())] = bytes;
-    }
-    return found;
-  }
-
-  // Of what killed processes leave there.
-  void EmptyScratch() const {
-    for (const auto& entry : fs::directory_iterator(Path("tmp"))) fs::remove_all(entry);
-  }
-
-  FakeS3 s3_;
-  ScratchFolder scratch_;
-  bool complains_ = false;  // the server, as it should
-};
+using ObjectCommandsTest = TestOnBucket;
 
 TEST_F(ObjectCommandsTest, QuantizeMakesTheSameFilesAsInAFolder) {
   const ProcessResult local = Cvxq(Quantize(kModel, Path("out")));

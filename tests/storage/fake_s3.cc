@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <sstream>
@@ -137,16 +138,6 @@ S3Config FakeS3::Config(const std::string& prefix) const {
               .access_key_id = kAccessKey, .secret_access_key = kSecret, .session_token = kToken}};
 }
 
-void FakeS3::Break(S3Op op, const S3Fault& fault, int times) {
-  const std::lock_guard lock(mutex_);
-  faults_[op].insert(faults_[op].end(), times, fault);
-}
-
-void FakeS3::Mend(S3Op op) {
-  const std::lock_guard lock(mutex_);
-  faults_[op].clear();
-}
-
 void FakeS3::Put(const std::string& key, const std::string& bytes) {
   const std::lock_guard lock(mutex_);
   objects_[key] = {bytes, "\"" + Digest(EVP_md5(), bytes) + "\"", ""};
@@ -249,13 +240,7 @@ bool FakeS3::ServeOne(Connection& connection) {
   bool broken = false;
   {
     std::unique_lock lock(mutex_);
-    ++counts_[request.op];
-    auto& faults = faults_[request.op];
-    if (!faults.empty()) {
-      broken = true;
-      fault = faults.front();
-      faults.pop_front();
-    }
+    broken = ChooseFault(request, fault);
     if (!wrong.empty()) {
       complaints_.push_back(wrong + ": " + request.method + " " + request.target);
     }
@@ -303,6 +288,10 @@ bool FakeS3::ServeOne(Connection& connection) {
       Do(request);
       connection.Send("HTTP/1.1 200 OK\r\nDate: today\r\n");
       return false;
+    case S3Fault::kLate:
+      std::this_thread::sleep_for(std::chrono::milliseconds(fault.status));
+      Send(connection, request, Do(request), nullptr);
+      return true;
     case S3Fault::kDrip:
       Send(connection, request, Do(request), &fault);
       return true;

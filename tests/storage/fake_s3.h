@@ -9,6 +9,7 @@
 #include <deque>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <thread>
@@ -43,6 +44,7 @@ struct S3Fault {
     kTruncated,    // it is done; half of the body comes
     kReplaced,     // as kTruncated; then the object is replaced by `text`
     kDrip,         // it is done; the body comes in small pieces
+    kLate,         // it is done; the answer begins `status` milliseconds later
     kWrongLength,  // it is done; Content-Length is `status` larger than the body
     kRaw,          // these bytes are the answer; the request is not done
     kBody,         // an answer with `status` and these bytes; the request is not done
@@ -75,6 +77,11 @@ class FakeS3 {
   // The next `times` requests of this kind go wrong like this. Faults of one kind wait in a queue.
   void Break(S3Op op, const S3Fault& fault, int times = 1);
   void Mend(S3Op op);  // forgets the faults that wait
+  // From now on about a third of the requests go wrong in ways that may pass. Which and how follows
+  // from `seed` and from how many of its kind came before: every fourth of a kind goes well.
+  void BreakAtRandom(uint64_t seed);
+  // Requests of this kind on keys that begin like this are forbidden, all but the `first` ones.
+  void Deny(S3Op op, const std::string& prefix, int first = 0);
   void set_conditions(S3Conditions conditions) { conditions_ = conditions; }
   void set_ignores_if_match() { ignores_if_match_ = true; }
   void set_ignores_range() { ignores_range_ = true; }
@@ -84,6 +91,7 @@ class FakeS3 {
   std::map<std::string, std::string> objects() const;
   int unfinished_uploads() const;
   int count(S3Op op) const;                     // requests that came, also those that went wrong
+  int faults() const;                           // requests that were made to go wrong
   int64_t body_bytes_sent() const;              // of answers to GET
   std::vector<std::string> complaints() const;  // bad signatures and requests
 
@@ -105,12 +113,18 @@ class FakeS3 {
     std::map<std::string, std::string> headers;
     std::string body;
   };
+  struct Denial {
+    std::string prefix;
+    int first;  // that may pass
+  };
   class Connection;
 
   void Accept();
   void Serve(int socket);
   bool ServeOne(Connection& connection);
   static S3Op Classify(const Request& request);
+  // Counts the request; whether it is to go wrong, and how. With the lock.
+  bool ChooseFault(const Request& request, S3Fault& fault);
   std::string SignatureError(const Request& request) const;
   void Send(Connection& connection, const Request& request, const Answer& answer,
             const S3Fault* fault);
@@ -140,7 +154,10 @@ class FakeS3 {
   std::map<std::string, Upload> uploads_;
   std::map<std::string, int> looking_;  // conditional writes under way, by key
   std::map<S3Op, std::deque<S3Fault>> faults_;
+  std::map<S3Op, std::vector<Denial>> denials_;
+  std::optional<uint64_t> seed_;  // of random faults
   std::map<S3Op, int> counts_;
+  int faults_done_ = 0;
   int64_t body_bytes_sent_ = 0, uploads_started_ = 0;
   std::vector<std::string> complaints_;
 };

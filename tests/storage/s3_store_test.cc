@@ -125,6 +125,15 @@ TEST_F(S3StoreTest, OneReadIsOfOneVersion) {
   }
 }
 
+TEST_F(S3StoreTest, AnotherVersionIsNotEvenSent) {
+  PutObject(Pattern(kPart));
+  const std::string etag = store_->Head(kKey)->etag;
+  PutObject(std::string(kPart, 'n'));
+  std::string out(kPart, '?');
+  ExpectS3Error(ReadInto(*store_, out, etag), StatusCode::kFailedPrecondition, "changed");
+  EXPECT_LT(server_.body_bytes_sent(), kPart);  // the error's own words
+}
+
 TEST_F(S3StoreTest, ServersThatIgnoreConditionsOfReadsAreNoticed) {
   PutObject(Pattern(3 * kPart));
   server_.set_ignores_if_match();
@@ -306,6 +315,17 @@ TEST_F(S3StoreTest, PartsThatCameThroughAreNotSentAgain) {
   server_.Break(S3Op::kListParts, {S3Fault::kBody, 200, "<ListPartsResult><Part/>"}, 3);
   ASSERT_EQ(Upload(*store_, bytes), absl::OkStatus());
   EXPECT_EQ(server_.count(S3Op::kPutPart), 6 + 9);
+  // So they are where something else is there.
+  std::string others;
+  for (int part = 1; part <= 6; ++part) {
+    absl::StrAppend(&others, "<Part><PartNumber>", part, "</PartNumber><ETag>\"e\"</ETag><Size>",
+                    kPart, "</Size></Part>");
+  }
+  server_.Break(S3Op::kPutPart, {S3Fault::kLostReply});
+  server_.Break(S3Op::kListParts,
+                {S3Fault::kBody, 200, "<ListPartsResult>" + others + "</ListPartsResult>"});
+  ASSERT_EQ(Upload(*store_, bytes), absl::OkStatus());
+  EXPECT_EQ(server_.count(S3Op::kPutPart), 6 + 9 + 7);
 }
 
 TEST_F(S3StoreTest, CompletionMayFailBehindAGoodStatus) {
