@@ -102,7 +102,7 @@ class QuantizeCommand : public Command {
         ->capture_default_str();
     command
         ->add_option("--save-every", options_.save_seconds,
-                     "Seconds between writes of what is done to OUT.resume (codec entropy), from "
+                     "Seconds between writes of what is done to OUT.resume, from "
                      "where the same command goes on after a crash or Ctrl-C; 0: at each step")
         ->capture_default_str()
         ->check(NotNegative());

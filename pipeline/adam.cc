@@ -25,4 +25,17 @@ void Adam::Step(double rate, std::span<const float> gradient, std::span<float> v
   }
 }
 
+Status Adam::Save(ArchiveWriter& writer) const {
+  CVXQ_RETURN_IF_ERROR(writer.Put(mean_));
+  CVXQ_RETURN_IF_ERROR(writer.Put(square_));
+  return writer.Put(steps_);
+}
+
+Status Adam::Load(ArchiveReader& reader) {
+  const int64_t parameters = static_cast<int64_t>(mean_.size());
+  CVXQ_RETURN_IF_ERROR(reader.GetExactly(mean_, parameters));
+  CVXQ_RETURN_IF_ERROR(reader.GetExactly(square_, parameters));
+  return reader.Get(steps_);
+}
+
 }  // namespace cvxq

@@ -6,6 +6,9 @@
 #include <span>
 #include <vector>
 
+#include "base/status.h"
+#include "storage/archive.h"
+
 namespace cvxq {
 
 class Adam {
@@ -14,6 +17,10 @@ class Adam {
 
   // Moves each value against its gradient, by about `rate`. Sizes are those of the constructor.
   void Step(double rate, std::span<const float> gradient, std::span<float> values);
+
+  // How far it has come, for one of as many parameters. kDataLoss where it is not of so many.
+  Status Save(ArchiveWriter& writer) const;
+  Status Load(ArchiveReader& reader);
 
  private:
   std::vector<float> mean_, square_;  // running means of the gradient and of its square

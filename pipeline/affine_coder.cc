@@ -7,6 +7,8 @@
 
 #include "absl/strings/str_format.h"
 #include "base/interrupt.h"
+#include "pipeline/job_steps.h"
+#include "pipeline/linear_blocks.h"
 #include "pipeline/model_coder.h"
 #include "pipeline/model_files.h"
 #include "quant/affine_codecs.h"
@@ -61,7 +63,7 @@ class AffineCoder : public ModelCoder {
             .output_factors = feedback_ == Feedback::kTwo};
   }
 
-  Status Plan(CodingContext&, int64_t) override { return absl::OkStatus(); }
+  Status Plan(const StageContext&, int64_t) override { return absl::OkStatus(); }
 
   // The largest first: with one width everywhere they should carry no errors of others.
   std::vector<int32_t> RowOrder(const LinearPlan&, int64_t first,
@@ -75,19 +77,33 @@ class AffineCoder : public ModelCoder {
     return order;
   }
 
+  // Linears of one input are coded together: they share its factor and, with awq, its scales.
+  std::unique_ptr<BlockCoder> Blocks(const StageContext& context) override {
+    return std::make_unique<LinearBlocks>(
+        context,
+        [this](const StageContext& stage, std::span<LinearPlan> plans,
+               Progress::Phase& phase) -> Status {
+          for (const auto& [begin, end] : InputRuns(plans)) {
+            CVXQ_RETURN_IF_ERROR(CodeRun(stage, plans.subspan(begin, end - begin), phase));
+          }
+          return absl::OkStatus();
+        });
+  }
+
   Status Code(CodingContext& context) override {
     context.writer.Share({});
+    for (LinearPlan& plan : context.plans) {
+      plan.suffix = kAffineSuffix;
+      plan.SetPacked({});  // of the iteration before
+    }
     auto phase =
         context.progress.Start("code", static_cast<int64_t>(context.plans.size()), "linears");
-    // Linears of one input are coded together: they share its factor and, with awq, its scales.
-    for (const auto& [begin, end] : InputRuns(context.plans)) {
-      CVXQ_RETURN_IF_ERROR(CodeRun(context, begin, end, phase));
-    }
+    CVXQ_RETURN_IF_ERROR(CodeAllBlocks(context, phase));
     phase.Done(absl::StrFormat("%.4f bits a weight",
                                8.0 * context.writer.PackedBytes() / context.quantized_weights()));
     passes_ = 1;
     context.watch.Lap("code");
-    return absl::OkStatus();
+    return context.steps.Collect(nullptr, context.plans);
   }
 
   StatusOr<std::vector<float>> Decoded(const LinearPlan& plan) const override {
@@ -96,25 +112,23 @@ class AffineCoder : public ModelCoder {
   }
 
  private:
-  Status CodeRun(CodingContext& context, size_t begin, size_t end, Progress::Phase& phase) {
+  Status CodeRun(const StageContext& context, std::span<LinearPlan> plans, Progress::Phase& phase) {
     CVXQ_RETURN_IF_ERROR(CheckInterrupted());
     std::optional<CurvatureFactor> factor;
     const InputMoments* moments = nullptr;
     if (codec_ != CodecKind::kRtn) {
-      const LinearPlan& first = context.plans[begin];
-      moments = &context.inputs[first.block][static_cast<int>(InputOf(first.id))];
+      moments = &context.inputs[plans[0].block][static_cast<int>(InputOf(plans[0].id))];
       CVXQ_ASSIGN_OR_RETURN(factor, LoadFactor(*moments, context.store));
     }
     std::vector<std::vector<float>> weights;
     std::vector<AffineInput> inputs;
-    for (size_t i = begin; i < end; ++i) {
-      CVXQ_ASSIGN_OR_RETURN(weights.emplace_back(),
-                            ReadWeights(context.checkpoint, context.plans[i]));
+    for (const LinearPlan& plan : plans) {
+      CVXQ_ASSIGN_OR_RETURN(weights.emplace_back(), ReadWeights(context.checkpoint, plan));
       inputs.push_back({.w = weights.back().data(),
-                        .rows = context.plans[i].rows,
-                        .columns = context.plans[i].columns,
+                        .rows = plan.rows,
+                        .columns = plan.columns,
                         .bits = static_cast<int>(*options_.bits),
-                        .group = std::min(options_.group, context.plans[i].columns),
+                        .group = std::min(options_.group, plan.columns),
                         .inputs = factor ? &*factor : nullptr});
     }
     int exponent = 0;
@@ -126,11 +140,10 @@ class AffineCoder : public ModelCoder {
       }
       exponent = BestAwqExponent(errors);
     }
-    for (size_t i = begin; i < end; ++i) {
-      LinearPlan& plan = context.plans[i];
+    for (size_t i = 0; i < plans.size(); ++i) {
+      LinearPlan& plan = plans[i];
       CVXQ_ASSIGN_OR_RETURN(const AffineMatrix matrix,
-                            CodeOne(context, plan, inputs[i - begin], moments, exponent));
-      plan.suffix = kAffineSuffix;
+                            CodeOne(context, plan, inputs[i], moments, exponent));
       plan.SetPacked(SerializeAffineMatrix(matrix));
       plan.code_bytes = CodeBytes(matrix);
       plan.depth_histogram.fill(0);
@@ -140,7 +153,7 @@ class AffineCoder : public ModelCoder {
     return absl::OkStatus();
   }
 
-  StatusOr<AffineMatrix> CodeOne(CodingContext& context, const LinearPlan& plan,
+  StatusOr<AffineMatrix> CodeOne(const StageContext& context, const LinearPlan& plan,
                                  const AffineInput& input, const InputMoments* moments,
                                  int exponent) const {
     switch (codec_) {

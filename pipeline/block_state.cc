@@ -1,5 +1,7 @@
 #include "pipeline/block_state.h"
 
+#include <algorithm>
+#include <utility>
 #include <vector>
 
 namespace cvxq {
@@ -106,6 +108,33 @@ Status LoadInputs(ArchiveReader& reader, SpillStore& store, BlockInputs& inputs)
     CVXQ_RETURN_IF_ERROR(LoadFactor(reader, store, moments.lower));
   }
   return absl::OkStatus();
+}
+
+Status SaveLinear(const LinearPlan& plan, ArchiveWriter& writer) {
+  CVXQ_RETURN_IF_ERROR(writer.Put(plan.packed));
+  CVXQ_RETURN_IF_ERROR(writer.Put(plan.bias));
+  CVXQ_RETURN_IF_ERROR(writer.Put(plan.code_bytes));
+  CVXQ_RETURN_IF_ERROR(writer.Put(plan.zero_weights));
+  CVXQ_RETURN_IF_ERROR(writer.Put(plan.distortion));
+  return writer.Put(std::span<const int64_t>(plan.depth_histogram));
+}
+
+Status LoadLinear(ArchiveReader& reader, LinearState& linear) {
+  CVXQ_RETURN_IF_ERROR(reader.Get(linear.packed));
+  CVXQ_RETURN_IF_ERROR(reader.Get(linear.bias));
+  CVXQ_RETURN_IF_ERROR(reader.Get(linear.code_bytes));
+  CVXQ_RETURN_IF_ERROR(reader.Get(linear.zero_weights));
+  CVXQ_RETURN_IF_ERROR(reader.Get(linear.distortion));
+  return reader.GetExactly(linear.depth_histogram, kMaxDepth + 1);
+}
+
+void LinearState::MoveTo(LinearPlan& plan) && {
+  plan.SetPacked(std::move(packed));
+  plan.bias = std::move(bias);
+  plan.code_bytes = code_bytes;
+  plan.zero_weights = zero_weights;
+  plan.distortion = distortion;
+  std::copy(depth_histogram.begin(), depth_histogram.end(), plan.depth_histogram.begin());
 }
 
 int64_t StateBytes(const BlockGradients& gradients) {

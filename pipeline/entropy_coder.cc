@@ -38,23 +38,19 @@ class EntropyCoder : public ModelCoder {
             .output_factors = feedback_ == Feedback::kTwo};
   }
 
-  Status Plan(CodingContext& context, int64_t) override {
-    StartEntropyPlans(context.spec, context.plans);
-    return absl::OkStatus();
-  }
+  Status Plan(const StageContext&, int64_t) override { return absl::OkStatus(); }
 
   std::vector<int32_t> RowOrder(const LinearPlan&, int64_t first,
                                 std::span<const float> diagonal) const override {
     return EntropyRowOrder(first, static_cast<int64_t>(diagonal.size()));
   }
 
+  std::unique_ptr<BlockCoder> Blocks(const StageContext& context) override {
+    return std::make_unique<EntropyLinears>(context, feedback_);
+  }
+
   Status Code(CodingContext& context) override {
-    std::optional<EntropyLinears> linears;
-    if (context.steps == nullptr) {
-      linears.emplace(context, feedback_);  // starts the plans
-    } else {
-      StartEntropyPlans(context.spec, context.plans);
-    }
+    StartEntropyPlans(context.spec, context.plans);
     EntropyRate rate(context);
     std::optional<Progress::Phase> phase;
     std::string phase_name;
@@ -74,9 +70,7 @@ class EntropyCoder : public ModelCoder {
         phase_name = order.phase;
         phase.emplace(context.progress.Start(phase_name, Linears(context, order), "linears"));
       }
-      CVXQ_ASSIGN_OR_RETURN(
-          const EntropyAnswer answer,
-          linears ? linears->CarryOut(order, *phase) : context.steps->CarryOut(order, *phase));
+      CVXQ_ASSIGN_OR_RETURN(const EntropyAnswer answer, context.steps.CarryOut(order, *phase));
       const double log2_lambda = 2 * rate.log2_delta();
       StatusOr<EntropyOrder> next = rate.Next(answer);
       if (coded()) SizeTarget(context).Tell(log2_lambda);
@@ -87,8 +81,7 @@ class EntropyCoder : public ModelCoder {
     tables_ = rate.tables();
     passes_ += rate.passes();
     log2_lambda_ = 2 * rate.log2_delta();
-    return linears ? linears->CorrectBiases(*tables_)
-                   : context.steps->Collect(*tables_, context.plans);
+    return context.steps.Collect(tables_.get(), context.plans);
   }
 
   StatusOr<std::vector<float>> Decoded(const LinearPlan& plan) const override {

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/interrupt.h"
+#include "pipeline/block_state.h"
 #include "pipeline/model_files.h"
 #include "quant/entropy.h"
 #include "quant/scaled_format.h"
@@ -221,12 +222,7 @@ void EntropyLinears::AppendAnswer(int64_t block, EntropyAnswer& answer) const {
 Status EntropyLinears::Save(int64_t block, ArchiveWriter& writer) const {
   const auto [begin, end] = PlansOf(block);
   for (size_t i = begin; i < end; ++i) {
-    const LinearPlan& plan = context_.plans[i];
-    CVXQ_RETURN_IF_ERROR(writer.Put(plan.packed));
-    CVXQ_RETURN_IF_ERROR(writer.Put(plan.code_bytes));
-    CVXQ_RETURN_IF_ERROR(writer.Put(plan.zero_weights));
-    CVXQ_RETURN_IF_ERROR(writer.Put(plan.distortion));
-    CVXQ_RETURN_IF_ERROR(writer.Put(std::span<const int64_t>(plan.depth_histogram)));
+    CVXQ_RETURN_IF_ERROR(SaveLinear(context_.plans[i], writer));
     CVXQ_RETURN_IF_ERROR(writer.Put(known_[i].row_class));
     CVXQ_RETURN_IF_ERROR(writer.Put(known_[i].column_class));
     CVXQ_RETURN_IF_ERROR(writer.Put(class_shift_[i]));
@@ -236,26 +232,27 @@ Status EntropyLinears::Save(int64_t block, ArchiveWriter& writer) const {
 
 Status EntropyLinears::Load(int64_t block, ArchiveReader& reader, EntropyAnswer& answer) {
   const auto [begin, end] = PlansOf(block);
+  std::vector<LinearState> linears(end - begin);
+  std::vector<Classes> known(end - begin);
+  std::vector<double> shifts(end - begin);
   for (size_t i = begin; i < end; ++i) {
-    LinearPlan& plan = context_.plans[i];
-    std::vector<uint8_t> packed;
-    std::vector<int64_t> depths;
-    CVXQ_RETURN_IF_ERROR(reader.Get(packed));
-    plan.SetPacked(std::move(packed));
-    CVXQ_RETURN_IF_ERROR(reader.Get(plan.code_bytes));
-    CVXQ_RETURN_IF_ERROR(reader.Get(plan.zero_weights));
-    CVXQ_RETURN_IF_ERROR(reader.Get(plan.distortion));
-    CVXQ_RETURN_IF_ERROR(reader.GetExactly(depths, kMaxDepth + 1));
-    std::copy(depths.begin(), depths.end(), plan.depth_histogram.begin());
-    CVXQ_RETURN_IF_ERROR(reader.GetExactly(known_[i].row_class, plan.rows));
-    CVXQ_RETURN_IF_ERROR(reader.GetExactly(known_[i].column_class, plan.columns));
-    CVXQ_RETURN_IF_ERROR(reader.Get(class_shift_[i]));
+    const LinearPlan& plan = context_.plans[i];
+    CVXQ_RETURN_IF_ERROR(LoadLinear(reader, linears[i - begin]));
+    CVXQ_RETURN_IF_ERROR(reader.GetExactly(known[i - begin].row_class, plan.rows));
+    CVXQ_RETURN_IF_ERROR(reader.GetExactly(known[i - begin].column_class, plan.columns));
+    CVXQ_RETURN_IF_ERROR(reader.Get(shifts[i - begin]));
   }
-  SymbolCounts& counts = counts_[block] = {};
+  SymbolCounts counts;
   std::vector<uint64_t> all;
   CVXQ_RETURN_IF_ERROR(reader.GetExactly(all, static_cast<int64_t>(counts.all().size())));
   for (size_t i = 0; i < all.size(); ++i) counts.Set(i, all[i]);
   CVXQ_RETURN_IF_ERROR(reader.Finish());
+  for (size_t i = begin; i < end; ++i) {
+    std::move(linears[i - begin]).MoveTo(context_.plans[i]);
+    known_[i] = std::move(known[i - begin]);
+    class_shift_[i] = shifts[i - begin];
+  }
+  counts_[block] = std::move(counts);
   AppendAnswer(block, answer);
   return absl::OkStatus();
 }

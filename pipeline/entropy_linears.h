@@ -8,6 +8,7 @@
 #include <memory>
 #include <vector>
 
+#include "pipeline/block_coder.h"
 #include "pipeline/entropy_rate.h"
 #include "pipeline/model_coder.h"
 #include "quant/scaled_codes.h"
@@ -22,25 +23,19 @@ std::vector<int32_t> EntropyRowOrder(int64_t first, int64_t rows);
 // Makes plans ready to be coded: no codes, and room for the biases that will be corrected.
 void StartEntropyPlans(const ArchSpec& spec, std::vector<LinearPlan>& plans);
 
-class EntropyLinears {
+class EntropyLinears : public BlockCoder {
  public:
   // `context` has the statistics of these blocks, and its plans are of these blocks alone, in
   // order.
   EntropyLinears(const StageContext& context, Feedback feedback);
 
-  // The order's blocks are among those of the context. Fills what plans have "from coding", but for
-  // biases. The same for any number of threads. Errors: weights, disk, interruption.
-  StatusOr<EntropyAnswer> CarryOut(const EntropyOrder& order, Progress::Phase& phase);
-
-  // The codes of a block as the last order has left them, with its part of that order's answer, for
-  // whoever goes on after a crash.
-  Status Save(int64_t block, ArchiveWriter& writer) const;
-  // Puts them back and appends that part.
-  Status Load(int64_t block, ArchiveReader& reader, EntropyAnswer& answer);
-
+  // All but biases.
+  StatusOr<EntropyAnswer> CarryOut(const EntropyOrder& order, Progress::Phase& phase) override;
+  Status Save(int64_t block, ArchiveWriter& writer) const override;
+  Status Load(int64_t block, ArchiveReader& reader, EntropyAnswer& answer) override;
   // Feedback has left errors along the mean input to the biases, where there are any: fills
-  // plan.bias. After the last order, with its tables.
-  Status CorrectBiases(const EntropyTables& tables);
+  // plan.bias.
+  Status CorrectBiases(const EntropyTables& tables) override;
 
  private:
   struct Linear;

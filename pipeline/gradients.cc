@@ -114,9 +114,10 @@ class GradientCollector {
   }
 
   // What a save takes of a linear: its sum on the backend, and where it goes.
-  static std::array<std::pair<Tensor*, std::vector<float>*>, 3> SumsOf(Accumulator& sum,
+  static std::array<std::pair<Tensor*, std::vector<float>*>, 4> SumsOf(Accumulator& sum,
                                                                        LinearGradients& values) {
     return {{{&sum.member, &values.member},
+             {&sum.group, &values.group},
              {&sum.output_moment, &values.output_moment},
              {&sum.token_square, &values.token_square}}};
   }

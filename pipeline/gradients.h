@@ -77,9 +77,8 @@ class GradientSaves {
 };
 
 // Of all blocks, or of a stage's (others are empty; `place`: kFisher, not kTokens). The same result
-// for any number of threads and stages. `saves` is for member sums. Errors: weights that cannot be
-// read, gradients that are not finite (kDataLoss naming block and linear), interruption, a
-// neighbour that failed.
+// for any number of threads and stages. Errors: weights that cannot be read, gradients that are not
+// finite (kDataLoss naming block and linear), interruption, a neighbour that failed.
 StatusOr<ModelGradients> CollectGradients(Model& model, const CalibrationSet& calibration,
                                           const GradientOptions& options,
                                           const GradientRequest& request, Progress::Phase& progress,

@@ -5,11 +5,12 @@
 //   coding
 #include <algorithm>
 #include <cmath>
-#include <map>
 #include <optional>
 
 #include "absl/strings/str_format.h"
 #include "base/interrupt.h"
+#include "pipeline/job_steps.h"
+#include "pipeline/linear_blocks.h"
 #include "pipeline/model_coder.h"
 #include "pipeline/model_files.h"
 #include "quant/codec.h"
@@ -51,7 +52,7 @@ class GroupedCoder : public ModelCoder {
             .output_factors = feedback_ == Feedback::kTwo};
   }
 
-  Status Plan(CodingContext& context, int64_t output_block) override {
+  Status Plan(const StageContext& context, int64_t output_block) override {
     const int64_t cluster = options_.group_rows.value_or(kDefaultClusterRows);
     return PlanGroups(context.checkpoint, context.gradients, options_.partition, cluster,
                       feedback_ == Feedback::kTwo && !by_rows() ? output_block : 0, context.pool,
@@ -68,6 +69,12 @@ class GroupedCoder : public ModelCoder {
     return order;
   }
 
+  std::unique_ptr<BlockCoder> Blocks(const StageContext& context) override {
+    return std::make_unique<LinearBlocks>(
+        context, [this](const StageContext& stage, std::span<LinearPlan> plans,
+                        Progress::Phase& phase) { return CodeBlock(stage, plans, phase); });
+  }
+
   Status Code(CodingContext& context) override {
     for (LinearPlan& plan : context.plans) {  // of the iteration before
       plan.depth.clear();
@@ -77,13 +84,15 @@ class GroupedCoder : public ModelCoder {
     }
     context.writer.Share({TablesTensor({tables_.table})});
     if (feedback_ != Feedback::kNone) {
-      PlanRowGradients(context.gradients, context.inputs, context.outputs, context.plans);
+      const StageContext& whole = *context.whole;
+      PlanRowGradients(whole.gradients, whole.inputs, whole.outputs, whole.plans);
     }
     const double weights = context.quantized_weights();
     if (options_.nominal) {
       CVXQ_RETURN_IF_ERROR(
           Allocate(context, static_cast<int64_t>(std::floor(*options_.bits * weights)), true));
-      return CodeAll(context, 1);
+      CVXQ_RETURN_IF_ERROR(CodeAll(context, 1));
+      return context.steps.Collect(nullptr, context.plans);
     }
     const SizeTarget target(context);
     const std::string advice = ", or raise --group-rows";
@@ -105,7 +114,7 @@ class GroupedCoder : public ModelCoder {
       }
       beside = counted - allocation_.bits / 8;
     }
-    return absl::OkStatus();
+    return context.steps.Collect(nullptr, context.plans);
   }
 
   StatusOr<std::vector<float>> Decoded(const LinearPlan& plan) const override {
@@ -127,8 +136,8 @@ class GroupedCoder : public ModelCoder {
                                             : lloyd_    ? ImportanceKind::kGroupSquare
                                                         : ImportanceKind::kGroup,
                                             /*average=*/round >= 2, tables_.distortion,
-                                            context.inputs, context.store, context.pool,
-                                            context.plans));
+                                            context.whole->inputs, context.whole->store,
+                                            context.whole->pool, context.plans));
       }
       allocation_ = PlanDepths(DepthModel::Paper(0), budget_bits, context.plans);
     }
@@ -139,17 +148,37 @@ class GroupedCoder : public ModelCoder {
   Status CodeAll(CodingContext& context, int pass) {
     auto phase = context.progress.Start(pass == 1 ? "code" : absl::StrCat("code (pass ", pass, ")"),
                                         static_cast<int64_t>(context.plans.size()), "linears");
+    CVXQ_RETURN_IF_ERROR(CodeAllBlocks(context, phase));
+    for (LinearPlan& plan : context.plans) {  // those of an earlier run had biases as well
+      if (NewBias(MomentsOf(*context.whole, plan))) plan.bias.resize(plan.rows);
+    }
+    phase.Done(absl::StrFormat("%.4f bits a weight",
+                               8.0 * context.writer.PackedBytes() / context.quantized_weights()));
+    ++passes_;
+    context.watch.Lap("code");
+    return absl::OkStatus();
+  }
+
+  static const InputMoments* MomentsOf(const StageContext& context, const LinearPlan& plan) {
+    if (context.inputs.empty()) return nullptr;
+    return &context.inputs[plan.block][static_cast<int>(InputOf(plan.id))];
+  }
+
+  bool NewBias(const InputMoments* moments) const {
+    return !lloyd_ || (moments != nullptr && moments->centered);
+  }
+
+  // Linears of one block, at the depths that they have.
+  Status CodeBlock(const StageContext& context, std::span<LinearPlan> plans,
+                   Progress::Phase& phase) {
     std::optional<CurvatureFactor> factor;
-    std::pair<int64_t, InputId> factor_of;
-    for (LinearPlan& plan : context.plans) {
+    const InputMoments* factor_of = nullptr;
+    for (LinearPlan& plan : plans) {
       CVXQ_RETURN_IF_ERROR(CheckInterrupted());
-      const std::pair<int64_t, InputId> input(plan.block, InputOf(plan.id));
-      const InputMoments* moments =
-          context.inputs.empty() ? nullptr
-                                 : &context.inputs[plan.block][static_cast<int>(input.second)];
-      if (feedback_ != Feedback::kNone && (!factor || factor_of != input)) {
+      const InputMoments* moments = MomentsOf(context, plan);
+      if (feedback_ != Feedback::kNone && factor_of != moments) {
         CVXQ_ASSIGN_OR_RETURN(factor, LoadFactor(*moments, context.store));
-        factor_of = input;
+        factor_of = moments;
       }
       std::vector<RowBlock> blocks;
       if (feedback_ == Feedback::kTwo) {
@@ -168,16 +197,12 @@ class GroupedCoder : public ModelCoder {
       const PackedMatrix matrix =
           lloyd_ ? CodeLloyd(codec_input, context.pool) : CodeCompanded(codec_input, context.pool);
       Keep(matrix, plan);
-      if (!lloyd_ || (moments != nullptr && moments->centered)) {
+      if (NewBias(moments)) {
         CVXQ_ASSIGN_OR_RETURN(
             plan.bias, CorrectedBias(context.checkpoint, plan, w, Decode(matrix), moments->mean));
       }
       phase.Advance();
     }
-    phase.Done(absl::StrFormat("%.4f bits a weight",
-                               8.0 * context.writer.PackedBytes() / context.quantized_weights()));
-    ++passes_;
-    context.watch.Lap("code");
     return absl::OkStatus();
   }
 

@@ -17,6 +17,7 @@ namespace cvxq {
 namespace {
 
 constexpr size_t kDigestSize = 32;
+constexpr char kTuning[] = "/tuning";
 
 const char* NameOf(BlockPart part) {
   switch (part) {
@@ -26,6 +27,8 @@ const char* NameOf(BlockPart part) {
       return "gradients";
     case BlockPart::kMoments:
       return "moments";
+    case BlockPart::kAverages:
+      return "averages";
     case BlockPart::kCodes:
       return "codes";
   }
@@ -41,7 +44,8 @@ bool IsDigest(const std::string& name) {
 // Whether a key is one that states are made of.
 bool IsOfState(const std::string& key) {
   return IsDigest(key.substr(0, key.find('/'))) &&
-         (key.find("/commit/") == kDigestSize || key.find("/block/") == kDigestSize);
+         (key.find("/commit/") == kDigestSize || key.find("/block/") == kDigestSize ||
+          key.substr(kDigestSize) == kTuning);
 }
 
 // The number at the end of a key like ".../codes-000012"; -1 where there is none.
@@ -109,20 +113,32 @@ Status SaveCommit(const JobCommit& commit, ArchiveWriter& writer) {
   CVXQ_RETURN_IF_ERROR(writer.Put(commit.position.waves));
   CVXQ_RETURN_IF_ERROR(writer.Put(commit.output_damping));
   CVXQ_RETURN_IF_ERROR(writer.Put(commit.input_damping));
+  CVXQ_RETURN_IF_ERROR(writer.Put(commit.coded));
   for (const KeptAnswer& answer : commit.answers) {
     CVXQ_RETURN_IF_ERROR(SaveAnswer(answer, writer));
   }
   return writer.Commit();
 }
 
-Status LoadCommit(ArchiveReader& reader, JobCommit& commit) {
+namespace {
+
+// All but the answers.
+Status LoadHead(ArchiveReader& reader, JobCommit& commit) {
   CVXQ_RETURN_IF_ERROR(reader.Get(commit.position.step));
   CVXQ_RETURN_IF_ERROR(reader.Get(commit.position.waves));
   CVXQ_RETURN_IF_ERROR(reader.Get(commit.output_damping));
   CVXQ_RETURN_IF_ERROR(reader.Get(commit.input_damping));
+  CVXQ_RETURN_IF_ERROR(reader.Get(commit.coded));
   if (commit.position.step < 0 || commit.position.waves < 0) {
     return reader.Damaged("its numbers do not fit");
   }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+Status LoadCommit(ArchiveReader& reader, JobCommit& commit) {
+  CVXQ_RETURN_IF_ERROR(LoadHead(reader, commit));
   for (int64_t step = kMomentStep; step < commit.position.step; ++step) {
     CVXQ_RETURN_IF_ERROR(LoadAnswer(reader, commit.answers.emplace_back()));
   }
@@ -144,26 +160,44 @@ StatusOr<std::unique_ptr<JobState>> JobState::OpenDigest(const std::string& addr
   return std::unique_ptr<JobState>(new JobState(std::move(objects), address, digest));
 }
 
-std::string JobState::BlockKey(int64_t block, BlockPart part, int64_t number) const {
+std::string JobState::BlockKey(int64_t block, BlockPart part, const JobPosition& at) const {
   std::string key = absl::StrFormat("%s/block/%05d/%s", digest_, block, NameOf(part));
-  if (part == BlockPart::kSums || part == BlockPart::kCodes) {
-    absl::StrAppendFormat(&key, "-%06d", number);
+  if (part == BlockPart::kSums) absl::StrAppendFormat(&key, "-%06d-%06d", at.step, at.waves);
+  if (part == BlockPart::kAverages || part == BlockPart::kCodes) {
+    absl::StrAppendFormat(&key, "-%06d", at.step);
   }
   return key;
 }
 
+std::string JobState::CommitKey(const JobPosition& position) const {
+  return absl::StrFormat("%s/commit/%06d-%06d", digest_, position.step, position.waves);
+}
+
 StatusOr<std::unique_ptr<ArchiveWriter>> JobState::Write(int64_t block, BlockPart part,
-                                                         int64_t number, int64_t expected_bytes) {
+                                                         const JobPosition& at,
+                                                         int64_t expected_bytes) {
   Failpoint("state-before-block");
-  CVXQ_ASSIGN_OR_RETURN(auto object,
-                        objects_->Create(BlockKey(block, part, number), expected_bytes));
+  CVXQ_ASSIGN_OR_RETURN(auto object, objects_->Create(BlockKey(block, part, at), expected_bytes));
   return std::make_unique<ArchiveWriter>(std::move(object));
 }
 
 StatusOr<std::unique_ptr<ArchiveReader>> JobState::Read(int64_t block, BlockPart part,
-                                                        int64_t number) {
+                                                        const JobPosition& at) {
   StatusOr<std::unique_ptr<ArchiveReader>> reader =
-      ArchiveReader::Open(*objects_, BlockKey(block, part, number));
+      ArchiveReader::Open(*objects_, BlockKey(block, part, at));
+  if (!absl::IsNotFound(reader.status())) return reader;
+  return absl::DataLossError(absl::StrFormat("%s: the %s of block %d are not there (any more)",
+                                             address_, NameOf(part), block));
+}
+
+StatusOr<std::unique_ptr<ArchiveWriter>> JobState::WriteTuning(int64_t expected_bytes) {
+  CVXQ_ASSIGN_OR_RETURN(auto object, objects_->Create(digest_ + kTuning, expected_bytes));
+  return std::make_unique<ArchiveWriter>(std::move(object));
+}
+
+StatusOr<std::unique_ptr<ArchiveReader>> JobState::ReadTuning() {
+  StatusOr<std::unique_ptr<ArchiveReader>> reader =
+      ArchiveReader::Open(*objects_, digest_ + kTuning);
   if (absl::IsNotFound(reader.status())) return nullptr;
   return reader;
 }
@@ -180,13 +214,23 @@ StatusOr<std::vector<int64_t>> JobState::CodedSteps(int64_t block) {
 
 Status JobState::Commit(const JobCommit& commit) {
   Failpoint("state-before-commit");
-  const std::string key =
-      absl::StrFormat("%s/commit/%06d-%06d", digest_, commit.position.step, commit.position.waves);
-  CVXQ_ASSIGN_OR_RETURN(auto object, objects_->Create(key, 0));
+  CVXQ_ASSIGN_OR_RETURN(auto object, objects_->Create(CommitKey(commit.position), 0));
   ArchiveWriter writer(std::move(object));
   CVXQ_RETURN_IF_ERROR(SaveCommit(commit, writer));
   Failpoint("state-committed");
-  return RemoveBefore(commit.position);
+  return absl::OkStatus();
+}
+
+StatusOr<std::vector<int64_t>> JobState::Coded(const JobPosition& position) {
+  const StatusOr<std::unique_ptr<ArchiveReader>> reader =
+      ArchiveReader::Open(*objects_, CommitKey(position));
+  if (absl::IsNotFound(reader.status())) {
+    return absl::DataLossError(address_ + ": a commit is not there (any more)");
+  }
+  CVXQ_RETURN_IF_ERROR(reader.status());
+  JobCommit commit;
+  CVXQ_RETURN_IF_ERROR(LoadHead(**reader, commit));
+  return std::move(commit.coded);
 }
 
 StatusOr<std::optional<JobCommit>> JobState::Last() {
@@ -206,7 +250,7 @@ StatusOr<std::optional<JobCommit>> JobState::Last() {
   return std::nullopt;
 }
 
-// Removes commits before this one, sums of fewer waves, and codes that later ones have replaced.
+// Commits before this one, sums of fewer waves, and codes that later ones have replaced.
 Status JobState::RemoveBefore(const JobPosition& position) {
   CVXQ_ASSIGN_OR_RETURN(std::vector<ObjectInfo> objects, objects_->List(digest_ + "/"));
   const std::string commits = digest_ + "/commit/";
@@ -214,16 +258,16 @@ Status JobState::RemoveBefore(const JobPosition& position) {
   std::stable_partition(objects.begin(), objects.end(), [&](const ObjectInfo& object) {
     return absl::StartsWith(object.key, commits);
   });
-  std::string of_position = absl::StrFormat("%s%06d-%06d", commits, position.step, position.waves);
+  const std::string of_position = CommitKey(position);
   std::map<std::string, std::string> newest;  // codes, by block
   for (const ObjectInfo& object : objects) {
     const std::string& key = object.key;
     const size_t name = key.rfind('/') + 1;
     const std::string folder = key.substr(0, name);
     bool old = absl::StartsWith(key, commits) && key < of_position;
-    if (const int64_t waves = NumberAfter(key, folder + "sums-"); waves >= 0) {
-      old = position.step >= kGradientStep || waves < position.waves;
-    }
+    const std::string sums =
+        folder + absl::StrFormat("sums-%06d-%06d", position.step, position.waves);
+    old = old || (absl::StartsWith(key, folder + "sums-") && key < sums);
     if (const int64_t step = NumberAfter(key, folder + "codes-");
         step >= 0 && step <= position.step) {
       std::string& last = newest[folder];
@@ -252,11 +296,13 @@ Status RemoveJobStates(const std::string& address) {
   return state->Remove();
 }
 
-StatusOr<bool> JobState::HoldsOthers() {
+StatusOr<JobState::Held> JobState::Look() {
   CVXQ_ASSIGN_OR_RETURN(const std::vector<ObjectInfo> objects, AllStates());
-  return std::any_of(objects.begin(), objects.end(), [&](const ObjectInfo& object) {
-    return !absl::StartsWith(object.key, digest_ + "/");
-  });
+  Held held;
+  for (const ObjectInfo& object : objects) {
+    (absl::StartsWith(object.key, digest_ + "/") ? held.own : held.others) = true;
+  }
+  return held;
 }
 
 Status JobState::Remove() {

@@ -1,12 +1,16 @@
 // What a job has done so far, kept in an object store, so that whoever goes on with the job after a
 // crash, with any number of stages, does only the rest.
 //
-//   IDENTITY/commit/SSSSSS-WWWWWW         a commit: how far all blocks have come, and the answers
-//                                         to all orders until then
-//   IDENTITY/block/BBBBB/sums-WWWWWW      of one block: sums of gradients after so many waves,
-//   IDENTITY/block/BBBBB/gradients        what the steps of the job have made,
+//   IDENTITY/commit/SSSSSS-WWWWWW             a commit: how far all blocks have come, and the
+//                                             answers to all orders until then
+//   IDENTITY/block/BBBBB/sums-SSSSSS-WWWWWW   of one block: sums of the gradient pass behind so
+//   many
+//                                             steps, after so many waves of it,
+//   IDENTITY/block/BBBBB/gradients            what the steps of the job have made,
 //   IDENTITY/block/BBBBB/moments
-//   IDENTITY/block/BBBBB/codes-SSSSSS     and the codes as order S - 2 has left them
+//   IDENTITY/block/BBBBB/averages-SSSSSS      gradients after a further pass, which is step S,
+//   IDENTITY/block/BBBBB/codes-SSSSSS         and the codes as step S has left them
+//   IDENTITY/tuning                           how far tuning has come
 //
 // All of it is a function of the job alone: it has the same bytes whoever writes it, however often.
 // So nobody needs a lock, and what a lost process still writes does no harm. IDENTITY is a digest
@@ -27,10 +31,11 @@
 
 namespace cvxq {
 
-// How far a job has come. Steps are numbered: 1 gradients, 2 moments, then each order.
+// How far a job has come. Steps are numbered: 1 gradients, 2 moments, then each order and each
+// further pass for gradients.
 struct JobPosition {
   int64_t step = 0;   // so many steps are done
-  int64_t waves = 0;  // of the gradients, where step is 0: so many waves are in the sums
+  int64_t waves = 0;  // of the gradient pass that is the next step: so many are in the sums
 
   auto operator<=>(const JobPosition&) const = default;
 };
@@ -50,14 +55,15 @@ struct KeptAnswer {
 struct JobCommit {
   JobPosition position;
   double output_damping = 0, input_damping = 0;  // the largest that factorisations took
-  std::vector<KeptAnswer> answers;               // to the orders until then
+  std::vector<int64_t> coded;       // by block: the step whose codes it has; 0, or beyond: none
+  std::vector<KeptAnswer> answers;  // to the orders until then; of gradient passes: empty ones
 };
 
 // A commit as an object. Load gives kDataLoss for what Save has not written.
 Status SaveCommit(const JobCommit& commit, ArchiveWriter& writer);
 Status LoadCommit(ArchiveReader& reader, JobCommit& commit);
 
-enum class BlockPart : uint8_t { kSums, kGradients, kMoments, kCodes };
+enum class BlockPart : uint8_t { kSums, kGradients, kMoments, kAverages, kCodes };
 
 // Thread-safe.
 class JobState {
@@ -72,28 +78,41 @@ class JobState {
   const std::string& address() const { return address_; }
   const std::string& digest() const { return digest_; }
 
-  // The state of a block. `number` is of waves for kSums, of the step for kCodes, else 0.
-  StatusOr<std::unique_ptr<ArchiveWriter>> Write(int64_t block, BlockPart part, int64_t number,
-                                                 int64_t expected_bytes);
-  // nullptr where there is none.
-  StatusOr<std::unique_ptr<ArchiveReader>> Read(int64_t block, BlockPart part, int64_t number);
+  // The state of a block. `at` is the position for kSums, has the step of kAverages and kCodes, and
+  // does not matter for others.
+  StatusOr<std::unique_ptr<ArchiveWriter>> Write(int64_t block, BlockPart part,
+                                                 const JobPosition& at, int64_t expected_bytes);
+  // kDataLoss where there is none.
+  StatusOr<std::unique_ptr<ArchiveReader>> Read(int64_t block, BlockPart part,
+                                                const JobPosition& at);
   // The steps whose codes of a block are there, in rising order.
   StatusOr<std::vector<int64_t>> CodedSteps(int64_t block);
+  // How far tuning has come; there is one, which Write replaces.
+  StatusOr<std::unique_ptr<ArchiveWriter>> WriteTuning(int64_t expected_bytes);
+  // nullptr where there is none.
+  StatusOr<std::unique_ptr<ArchiveReader>> ReadTuning();
 
-  // Durable when it returns; what earlier commits alone needed is removed.
+  // Durable when it returns.
   Status Commit(const JobCommit& commit);
-  // The furthest one that can be read; nullopt: none.
+  // Removes what this position does not need: nobody will begin before it any more.
+  Status RemoveBefore(const JobPosition& position);
+  // The furthest commit that can be read; nullopt: none.
   StatusOr<std::optional<JobCommit>> Last();
-  // Whether the address holds the state of other jobs.
-  StatusOr<bool> HoldsOthers();
+  // JobCommit::coded of the commit of a position; kDataLoss where it is not there.
+  StatusOr<std::vector<int64_t>> Coded(const JobPosition& position);
+  // Whether the address holds anything of this job, and of others.
+  struct Held {
+    bool own = false, others = false;
+  };
+  StatusOr<Held> Look();
   // Removes all states at the address, of whatever job, and nothing else.
   Status Remove();
 
  private:
   JobState(std::unique_ptr<ObjectStore> objects, std::string address, std::string digest);
-  std::string BlockKey(int64_t block, BlockPart part, int64_t number) const;
+  std::string BlockKey(int64_t block, BlockPart part, const JobPosition& at) const;
+  std::string CommitKey(const JobPosition& position) const;
   StatusOr<std::vector<ObjectInfo>> AllStates();
-  Status RemoveBefore(const JobPosition& position);
 
   const std::unique_ptr<ObjectStore> objects_;
   const std::string address_, digest_;

@@ -8,17 +8,20 @@
 #include "absl/time/clock.h"
 #include "base/interrupt.h"
 #include "pipeline/linear_plan.h"
+#include "pipeline/stage.h"
 
 namespace cvxq {
 namespace {
 
-constexpr int kWorkForSaving = 9;  // at least so many times what a save takes lies between two
-
 std::string Describe(const JobPosition& position) {
+  if (position == JobPosition{}) return "parts of the first step";
   if (position.step == 0) return absl::StrCat(position.waves, " waves of gradients");
   if (position.step == kGradientStep) return "gradients";
-  if (position.step == kMomentStep) return "gradients and input moments";
-  return absl::StrCat("statistics and ", position.step - kMomentStep, " orders of coding");
+  if (position.step == kMomentStep && position.waves == 0) return "the first statistics";
+  const std::string steps =
+      absl::StrCat("statistics and ", position.step - kMomentStep, " steps of coding");
+  if (position.waves == 0) return steps;
+  return absl::StrCat(steps, " and ", position.waves, " waves of more gradients");
 }
 
 }  // namespace
@@ -27,10 +30,9 @@ JobSteps::JobSteps(std::unique_ptr<Stages> stages, JobState* state, double save_
                    double damping, Progress& progress)
     : stages_(std::move(stages)),
       state_(state),
-      interval_(absl::Seconds(save_seconds)),
+      clock_(save_seconds),
       damping_(damping),
-      progress_(progress),
-      next_save_(absl::Now() + interval_) {}
+      progress_(progress) {}
 
 Status JobSteps::Begin() {
   if (state_ == nullptr) return stages_->Restore({});
@@ -44,8 +46,7 @@ Status JobSteps::Begin() {
   if (!commit) return stages_->Restore({});
   const Status restored = stages_->Restore(commit->position);
   if (restored.ok()) {
-    progress_.Note(absl::StrCat("going on behind ", Describe(commit->position),
-                                " of an earlier run (", state_->address(), ")"));
+    NoteBegin(commit->position);
     last_ = *std::move(commit);
     return absl::OkStatus();
   }
@@ -56,51 +57,77 @@ Status JobSteps::Begin() {
   return stages_->Restore({});
 }
 
+void JobSteps::NoteBegin(const JobPosition& position) {
+  progress_.Note(absl::StrCat("going on behind ", Describe(position), " of an earlier run (",
+                              state_->address(), ")"));
+}
+
 // For what an earlier run of this job has left; what others have left goes.
 Status JobSteps::Look(std::optional<JobCommit>& commit) {
-  CVXQ_ASSIGN_OR_RETURN(const bool others, state_->HoldsOthers());
-  if (others) {
+  CVXQ_ASSIGN_OR_RETURN(const JobState::Held held, state_->Look());
+  if (held.others) {
     progress_.Note(absl::StrCat("what ", state_->address(),
                                 " holds is of another job or model: it is removed"));
     CVXQ_RETURN_IF_ERROR(state_->Remove());
   }
   CVXQ_ASSIGN_OR_RETURN(commit, state_->Last());
+  if (held.own && !held.others && !commit) NoteBegin({});
   return absl::OkStatus();
 }
 
 Status JobSteps::Gradients() {
   step_ = kGradientStep;
-  if (last_.position.step < kGradientStep) {
+  if (last_.position.step < step_) {
     CVXQ_ASSIGN_OR_RETURN(last_.output_damping,
                           stages_->Gradients(progress_, state_ != nullptr ? this : nullptr));
   }
   NoteOutputDamping(last_.output_damping, progress_);
-  return Done(kGradientStep);
+  return Done();
 }
 
 Status JobSteps::Moments() {
   step_ = kMomentStep;
-  if (last_.position.step < kMomentStep) {
+  if (last_.position.step < step_) {
     CVXQ_ASSIGN_OR_RETURN(last_.input_damping, stages_->Moments(progress_));
   }
   NoteInputDamping(last_.input_damping, damping_, progress_);
-  return Done(kMomentStep);
+  return Done();
 }
 
 StatusOr<EntropyAnswer> JobSteps::CarryOut(const EntropyOrder& order, Progress::Phase& phase) {
-  const size_t number = ++step_ - kMomentStep - 1;
-  if (step_ > last_.position.step) {
-    CVXQ_ASSIGN_OR_RETURN(EntropyAnswer answer, stages_->CarryOut(order, step_, phase));
-    last_.answers.resize(number);
-    last_.answers.push_back(KeptAnswer::Of(answer));
-    CVXQ_RETURN_IF_ERROR(Done(step_));
-    return answer;
+  step_ = std::max(step_, kMomentStep) + 1;
+  const size_t number = step_ - kMomentStep - 1;
+  if (step_ <= last_.position.step) {
+    phase.Advance(static_cast<int64_t>(last_.answers[number].linears.size()));
+    return last_.answers[number].Answer();
   }
-  phase.Advance(static_cast<int64_t>(last_.answers[number].linears.size()));
-  return last_.answers[number].Answer();
+  CVXQ_ASSIGN_OR_RETURN(EntropyAnswer answer, stages_->CarryOut(order, step_, phase));
+  last_.answers.resize(number);
+  last_.answers.push_back(KeptAnswer::Of(answer));
+  for (const EntropyOrder::Block& block : order.blocks) {
+    if (order.kind != EntropyOrder::Kind::kCode) break;
+    const size_t index = static_cast<size_t>(block.block);
+    if (last_.coded.size() <= index) last_.coded.resize(index + 1);
+    last_.coded[index] = step_;
+  }
+  CVXQ_RETURN_IF_ERROR(Done());
+  return answer;
 }
 
-Status JobSteps::Collect(const EntropyTables& tables, std::vector<LinearPlan>& plans) {
+Status JobSteps::MoreGradients(const GradientPass& pass) {
+  // Averages take the place of what they are made of.
+  if (pass.iteration > 0) CVXQ_RETURN_IF_ERROR(Keep());
+  step_ = std::max(step_, kMomentStep) + 1;
+  if (step_ <= last_.position.step) return stages_->LoadAverages(step_);
+  CVXQ_RETURN_IF_ERROR(
+      stages_->MoreGradients(pass, step_, progress_, state_ != nullptr ? this : nullptr));
+  last_.answers.resize(step_ - kMomentStep);
+  last_.coded.clear();  // codes of an earlier iteration are no beginning for those to come
+  return Done();
+}
+
+Status JobSteps::Collect(const EntropyTables* tables, std::vector<LinearPlan>& plans) {
+  if (step_ < last_.position.step) return absl::OkStatus();  // these codes have been replaced
   CVXQ_RETURN_IF_ERROR(stages_->Collect(tables, plans));
   std::vector<int64_t> bytes(plans.size());  // of each linear, as the last order on it was answered
   for (const KeptAnswer& answer : last_.answers) {
@@ -110,28 +137,30 @@ Status JobSteps::Collect(const EntropyTables& tables, std::vector<LinearPlan>& p
     if (!plan.packed.empty() && static_cast<int64_t>(plan.packed.size()) == bytes[plan.index]) {
       continue;
     }
-    return absl::DataLossError(absl::StrCat(
-        plan.name, ": the stages gave other codes than they had told of",
-        state_ != nullptr ? absl::StrCat("; remove ", state_->address(), " and begin anew") : ""));
+    return absl::DataLossError(
+        absl::StrCat(plan.name, ": the stages gave other codes than they had told of"));
   }
   return absl::OkStatus();
 }
 
-bool JobSteps::Due() { return state_ != nullptr && absl::Now() >= next_save_; }
+Status JobSteps::Keep() {
+  return state_ != nullptr && last_.position.step < step_ ? Save() : absl::OkStatus();
+}
 
-Status JobSteps::Done(int64_t step) {
-  if (step <= last_.position.step || !Due()) return absl::OkStatus();
+bool JobSteps::Due() { return state_ != nullptr && clock_.Due(); }
+
+Status JobSteps::Done() { return last_.position.step < step_ && Due() ? Save() : absl::OkStatus(); }
+
+Status JobSteps::Save() {
   const absl::Time begin = absl::Now();
-  const Status saved = stages_->Save(step);
-  if (saved.ok()) {
-    Commit({.step = step});
-    const absl::Duration rest = kWorkForSaving * (absl::Now() - begin);
-    next_save_ =
-        absl::Now() + (interval_ > absl::ZeroDuration() ? std::max(interval_, rest) : interval_);
+  const Status saved = stages_->Save(step_);
+  if (!saved.ok()) {
+    CVXQ_RETURN_IF_ERROR(CheckInterrupted());
+    GiveUp(saved);
     return absl::OkStatus();
   }
-  CVXQ_RETURN_IF_ERROR(CheckInterrupted());
-  GiveUp(saved);
+  Commit(JobPosition{.step = step_});
+  clock_.Saved(absl::Now() - begin);
   return absl::OkStatus();
 }
 
@@ -141,16 +170,20 @@ void JobSteps::GiveUp(const Status& status) {
   state_ = nullptr;
 }
 
-void JobSteps::Commit(int64_t waves) {
-  Commit(JobPosition{.step = 0, .waves = waves});
-  next_save_ = absl::Now() + interval_;
+void JobSteps::Commit(int64_t waves, absl::Duration took) {
+  Commit(JobPosition{.step = step_ - 1, .waves = waves});
+  clock_.Saved(took);
 }
 
+// Stages are told before anything is removed that a lost one would begin with.
 void JobSteps::Commit(const JobPosition& position) {
   if (state_ == nullptr) return;
   last_.position = position;
-  if (const Status status = state_->Commit(last_); !status.ok()) return GiveUp(status);
+  Status status = state_->Commit(last_);
+  if (!status.ok()) return GiveUp(status);
   stages_->Committed(position);
+  status = state_->RemoveBefore(position);
+  if (!status.ok()) GiveUp(status);
 }
 
 }  // namespace cvxq

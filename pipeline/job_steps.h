@@ -8,6 +8,8 @@
 //   CVXQ_RETURN_IF_ERROR(steps.Moments());
 //   ... steps.CarryOut(order, phase) for each order ...
 //   CVXQ_RETURN_IF_ERROR(steps.Collect(tables, plans));
+//
+// Further iterations have MoreGradients and further orders, until another Collect.
 #ifndef CVXQ_PIPELINE_JOB_STEPS_H_
 #define CVXQ_PIPELINE_JOB_STEPS_H_
 
@@ -20,6 +22,7 @@
 #include "base/progress.h"
 #include "base/status.h"
 #include "pipeline/job_state.h"
+#include "pipeline/save_clock.h"
 #include "pipeline/stages.h"
 
 namespace cvxq {
@@ -38,25 +41,32 @@ class JobSteps : private WaveCommits {
   Status Gradients();
   Status Moments();
   StatusOr<EntropyAnswer> CarryOut(const EntropyOrder& order, Progress::Phase& phase);
-  Status Collect(const EntropyTables& tables, std::vector<LinearPlan>& plans);
+  Status MoreGradients(const GradientPass& pass);
+  // Does nothing where an earlier run has got beyond. `tables`: nullptr where there are none.
+  Status Collect(const EntropyTables* tables, std::vector<LinearPlan>& plans);
+  // Saves what is not saved yet, whether or not it is time.
+  Status Keep();
+  // Whether stages have begun, or would begin, behind something that is kept.
+  bool kept() const { return last_.position > JobPosition{}; }
 
  private:
   Status Look(std::optional<JobCommit>& commit);
+  void NoteBegin(const JobPosition& position);
   bool Due() override;
-  void Commit(int64_t waves) override;
+  void Commit(int64_t waves, absl::Duration took) override;
   void GiveUp(const Status& status) override;
-  // Step `step` is done: saves and commits it where it is time.
-  Status Done(int64_t step);
+  // The step under way is done: saves and commits it where it is time.
+  Status Done();
+  Status Save();
   void Commit(const JobPosition& position);
 
   const std::unique_ptr<Stages> stages_;
   JobState* state_;
-  const absl::Duration interval_;
+  SaveClock clock_;
   const double damping_;
   Progress& progress_;
-  JobCommit last_;        // what is known; its position is that of the last commit
-  int64_t step_ = 0;      // that has been asked for last
-  absl::Time next_save_;  // not before
+  JobCommit last_;    // what is known; its position is that of the last commit
+  int64_t step_ = 0;  // that has been asked for last
 };
 
 }  // namespace cvxq

@@ -23,7 +23,7 @@ std::vector<LinearPlan> MakePlans(const ArchSpec& spec) {
   return plans;
 }
 
-std::vector<std::pair<size_t, size_t>> InputRuns(const std::vector<LinearPlan>& plans) {
+std::vector<std::pair<size_t, size_t>> InputRuns(std::span<const LinearPlan> plans) {
   std::vector<std::pair<size_t, size_t>> runs;
   for (size_t i = 0; i < plans.size(); i = runs.back().second) {
     size_t end = i + 1;

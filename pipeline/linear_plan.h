@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -57,7 +58,7 @@ struct LinearPlan {
 std::vector<LinearPlan> MakePlans(const ArchSpec& spec);
 
 // Neighbours [begin, end) in the list that read the same input and share its factor.
-std::vector<std::pair<size_t, size_t>> InputRuns(const std::vector<LinearPlan>& plans);
+std::vector<std::pair<size_t, size_t>> InputRuns(std::span<const LinearPlan> plans);
 
 // The weights of a plan's linear as floats [M, N]; kDataLoss with its name if not finite.
 StatusOr<std::vector<float>> ReadWeights(const Checkpoint& checkpoint, const LinearPlan& plan);

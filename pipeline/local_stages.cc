@@ -111,7 +111,9 @@ class LocalStages::Cuts {
    public:
     OfStage(Cuts& cuts, size_t stage) : cuts_(cuts), stage_(stage) {}
     bool Wanted(int64_t waves) override { return cuts_.Wanted(stage_, waves); }
-    void Saved(int64_t, const Status& status) override { cuts_.Saved(status); }
+    void Saved(int64_t, const Status& status, absl::Duration took) override {
+      cuts_.Saved(status, took);
+    }
 
    private:
     Cuts& cuts_;
@@ -131,12 +133,13 @@ class LocalStages::Cuts {
     }
     return waves == cut_;
   }
-  void Saved(const Status& status) {
+  void Saved(const Status& status, absl::Duration took) {
     const std::lock_guard lock(mutex_);
     status_.Update(status);
+    longest_ = std::max(longest_, took);
     if (++saved_ < reached_.size()) return;
     if (status_.ok()) {
-      commits_.Commit(std::exchange(cut_, 0));
+      commits_.Commit(std::exchange(cut_, 0), std::exchange(longest_, absl::ZeroDuration()));
     } else {
       commits_.GiveUp(status_);
     }
@@ -148,6 +151,7 @@ class LocalStages::Cuts {
   std::vector<int64_t> reached_;  // waves, by stage
   int64_t cut_ = 0;               // where the next save is; 0: not known
   size_t saved_ = 0;              // stages that have saved there, or tried to
+  absl::Duration longest_;        // that it took one of them
   Status status_;
 };
 
@@ -157,7 +161,8 @@ Status LocalStages::Restore(const JobPosition& position) {
 }
 
 StatusOr<double> LocalStages::Gradients(Progress& progress, WaveCommits* commits) {
-  auto phase = progress.Start("gradients", job_.gradients.samples * count(), "sequences");
+  auto phase = progress.Start(job_.needs.group_gradients ? "survey" : "gradients",
+                              job_.gradients.samples * count(), "sequences");
   std::optional<Cuts> cuts;
   if (commits != nullptr) cuts.emplace(*commits, stages_.size());
   CVXQ_RETURN_IF_ERROR(Each([&](Stage& stage, size_t i) {
@@ -170,6 +175,19 @@ StatusOr<double> LocalStages::Gradients(Progress& progress, WaveCommits* commits
   for (const auto& stage : stages_) damping = std::max(damping, stage->output_damping());
   return damping;
 }
+
+Status LocalStages::MoreGradients(const GradientPass& pass, int64_t step, Progress& progress,
+                                  WaveCommits* commits) {
+  auto phase = progress.Start("gradients", pass.options.samples, "sequences");
+  std::optional<Cuts> cuts;
+  std::optional<Cuts::OfStage> own;
+  if (commits != nullptr) own.emplace(cuts.emplace(*commits, stages_.size()), 0);
+  CVXQ_RETURN_IF_ERROR(stages_[0]->MoreGradients(pass, step, phase, own ? &*own : nullptr));
+  phase.Done();
+  return absl::OkStatus();
+}
+
+Status LocalStages::LoadAverages(int64_t step) { return stages_[0]->LoadAverages(step); }
 
 StatusOr<double> LocalStages::Moments(Progress& progress) {
   auto phase = progress.Start("input moments", job_.files.spec.layers, "blocks");
@@ -192,9 +210,10 @@ StatusOr<EntropyAnswer> LocalStages::CarryOut(const EntropyOrder& order, int64_t
   return answer;
 }
 
-Status LocalStages::Collect(const EntropyTables& tables, std::vector<LinearPlan>& plans) {
-  CVXQ_RETURN_IF_ERROR(Each([&](Stage& stage, size_t) { return stage.CorrectBiases(tables); }));
+Status LocalStages::Collect(const EntropyTables* tables, std::vector<LinearPlan>& plans) {
+  CVXQ_RETURN_IF_ERROR(Each([&](Stage& stage, size_t) { return stage.Finish(tables); }));
   for (const auto& stage : stages_) {
+    if (&stage->plans() == &plans) continue;
     for (LinearPlan& plan : stage->plans()) {
       const int64_t index = plan.index;
       plans[index] = std::move(plan);

@@ -23,11 +23,15 @@ class LocalStages : public Stages {
   StatusOr<double> Moments(Progress& progress) override;
   StatusOr<EntropyAnswer> CarryOut(const EntropyOrder& order, int64_t step,
                                    Progress::Phase& phase) override;
-  Status Collect(const EntropyTables& tables, std::vector<LinearPlan>& plans) override;
+  Status Collect(const EntropyTables* tables, std::vector<LinearPlan>& plans) override;
+  Status MoreGradients(const GradientPass& pass, int64_t step, Progress& progress,
+                       WaveCommits* commits) override;
+  Status LoadAverages(int64_t step) override;
   Status Save(int64_t step) override;
   void Committed(const JobPosition&) override {}
 
   int64_t count() const { return static_cast<int64_t>(stages_.size()); }
+  const StageContext& first() const { return stages_[0]->context(); }
 
  private:
   class Boundary;

@@ -11,6 +11,7 @@
 #include "base/progress.h"
 #include "base/stopwatch.h"
 #include "base/thread_pool.h"
+#include "pipeline/block_coder.h"
 #include "pipeline/linear_plan.h"
 #include "pipeline/packed_writer.h"
 #include "pipeline/quantize.h"
@@ -46,12 +47,16 @@ struct StageContext {
   std::vector<LinearPlan>& plans;
 };
 
-// What coding the whole model to a size takes besides.
-struct CodingContext : StageContext {
+// What coding the whole model to a size takes. Codes are made by the stages, as the steps say.
+struct CodingContext {
+  const QuantizeOptions& options;
+  const ArchSpec& spec;
+  std::vector<LinearPlan>& plans;
   Progress& progress;
   Stopwatch& watch;
   PackedWriter& writer;
-  JobSteps* steps = nullptr;  // where stages have the statistics, not the context
+  JobSteps& steps;
+  const StageContext* whole = nullptr;  // of the only stage of a model that is not cut; same plans
 
   double quantized_weights() const { return static_cast<double>(spec.quantized_parameters()); }
 };
@@ -64,13 +69,15 @@ class ModelCoder {
   // What feedback the codec will use; an option it has not is kInvalidArgument.
   virtual StatusOr<Feedback> ChooseFeedback(std::optional<Feedback> asked) = 0;
   virtual StatisticsNeeds Needs() const = 0;
-  // Cuts the linears into groups, if the codec has any; once, when the first gradients are known.
-  virtual Status Plan(CodingContext& context, int64_t output_block) = 0;
+  // Cuts the linears into groups, if the codec has any; when the first gradients are known.
+  virtual Status Plan(const StageContext& context, int64_t output_block) = 0;
   // The order of work of rows [first, first + rows) for two-sided feedback, W's row in each place,
   // given the diagonal of H_O of these rows.
   virtual std::vector<int32_t> RowOrder(const LinearPlan& plan, int64_t first,
                                         std::span<const float> diagonal) const = 0;
-  // Codes all linears to the size asked for: fills what plans have "from coding", and gives the
+  // What makes codes as Code asks for them. `context` outlives it.
+  virtual std::unique_ptr<BlockCoder> Blocks(const StageContext& context) = 0;
+  // Has all linears coded to the size asked for: fills what plans have "from coding", and gives the
   // writer the tensors that they share.
   virtual Status Code(CodingContext& context) = 0;
   // The matrix of a plan as it was coded last: W_hat [M, N].

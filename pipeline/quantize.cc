@@ -11,7 +11,6 @@
 #include "base/size.h"
 #include "base/stopwatch.h"
 #include "base/thread_pool.h"
-#include "pipeline/input_moments.h"
 #include "pipeline/job_state.h"
 #include "pipeline/job_steps.h"
 #include "pipeline/linear_plan.h"
@@ -61,17 +60,40 @@ class Quantizer {
     CVXQ_RETURN_IF_ERROR(CheckOptions());
     CVXQ_RETURN_IF_ERROR(Open());
     CVXQ_RETURN_IF_ERROR(Calibrate());
-    for (int64_t iteration = 0; iteration < options_.iterations; ++iteration) {
-      CVXQ_RETURN_IF_ERROR(Gradients(iteration));
-      if (iteration == 0) CVXQ_RETURN_IF_ERROR(Moments());
-      CVXQ_RETURN_IF_ERROR(coder_->Code(*context_));
+    Status coded = Code();
+    if (absl::IsDataLoss(coded) && steps_ != nullptr && steps_->kept()) {
+      progress_.Note(absl::StrCat("what is kept of this job may be damaged, so it is done again: ",
+                                  coded.message()));
+      CVXQ_RETURN_IF_ERROR(Forget());
+      coded = Code();
     }
-    steps_.reset();  // statistics that nobody needs any more
+    CVXQ_RETURN_IF_ERROR(coded);
     CVXQ_RETURN_IF_ERROR(Tune());
     return Publish();
   }
 
  private:
+  // All of the job's steps until everything is coded.
+  Status Code() {
+    CVXQ_RETURN_IF_ERROR(BeginSteps());
+    for (int64_t iteration = 0; iteration < options_.iterations; ++iteration) {
+      CVXQ_RETURN_IF_ERROR(Gradients(iteration));
+      if (iteration == 0) CVXQ_RETURN_IF_ERROR(Moments());
+      CVXQ_RETURN_IF_ERROR(coder_->Code(*context_));
+    }
+    return absl::OkStatus();
+  }
+
+  // Gives up all that has been done and kept.
+  Status Forget() {
+    context_.reset();
+    steps_.reset();
+    CVXQ_RETURN_IF_ERROR(state_->Remove());
+    coder_ = MakeCoder(options_);
+    plans_ = MakePlans(files_.spec);
+    return coder_->ChooseFeedback(options_.feedback).status();
+  }
+
   Status CheckOptions() {
     if (options_.bits.has_value() == options_.size.has_value()) {
       return absl::InvalidArgumentError("give either --bits or --size");
@@ -105,7 +127,7 @@ class Quantizer {
       return absl::InvalidArgumentError("--shrinkage must be at least 0 and below 1");
     }
     CVXQ_RETURN_IF_ERROR(at_least_one("--workers", options_.workers));
-    if (options_.workers > 1 && !Staged()) {
+    if (options_.workers > 1 && !Cut()) {
       return absl::InvalidArgumentError(
           "--workers is for --codec entropy with --objective fisher, one iteration and --estimator "
           "labels or signs");
@@ -171,24 +193,42 @@ class Quantizer {
     return options;
   }
 
-  // Whether the job is cut into stages: what they can do, they do also where there is only one.
-  bool Staged() const {
+  // Whether the job may be cut into stages: a model that is not is a stage by itself.
+  bool Cut() const {
     return options_.codec == CodecKind::kEntropy && options_.iterations == 1 &&
            options_.objective == Objective::kFisher &&
            options_.estimator.value_or(Estimator::kLabels) != Estimator::kTokens;
   }
 
   Status BeginSteps() {
+    CVXQ_ASSIGN_OR_RETURN(writer_, PackedWriter::Make(*files_.checkpoint, PackedConfig(), plans_));
     if (!options_.state.empty()) {
       CVXQ_ASSIGN_OR_RETURN(const std::string identity, Identity());
       CVXQ_ASSIGN_OR_RETURN(state_, JobState::Open(options_.state, identity));
     }
-    const StageJob job{
-        options_,          files_,         calibration_,         needs_,
-        feedback_,         GradientsOf(0), output_block_,        ModelMemory().compute,
-        output_->folder(), state_.get(),   options_.save_seconds};
+    StageJob job{.options = options_,
+                 .files = files_,
+                 .calibration = calibration_,
+                 .needs = needs_,
+                 .feedback = feedback_,
+                 .gradients = GradientsOf(0),
+                 .output_block = output_block_,
+                 .compute = ModelMemory().compute,
+                 .spill_folder = output_->folder(),
+                 .state = state_.get(),
+                 .save_seconds = options_.save_seconds};
+    if (needs_.group_gradients) {
+      job.gradients.samples = std::min(job.gradients.samples, kSurveySamples);
+    }
     std::unique_ptr<Stages> stages;
-    if (options_.make_stages) {
+    const StageContext* whole = nullptr;
+    if (!Cut()) {
+      job.coder = coder_.get();
+      job.plans = &plans_;
+      auto local = std::make_unique<LocalStages>(job, 1, pool_.threads(), memory_);
+      whole = &local->first();
+      stages = std::move(local);
+    } else if (options_.make_stages) {
       CVXQ_ASSIGN_OR_RETURN(stages, options_.make_stages(job));
     }
     if (stages == nullptr) {
@@ -196,6 +236,14 @@ class Quantizer {
     }
     steps_ = std::make_unique<JobSteps>(std::move(stages), state_.get(), options_.save_seconds,
                                         options_.damping, progress_);
+    context_.emplace(CodingContext{.options = options_,
+                                   .spec = files_.spec,
+                                   .plans = plans_,
+                                   .progress = progress_,
+                                   .watch = watch_,
+                                   .writer = *writer_,
+                                   .steps = *steps_,
+                                   .whole = whole});
     return steps_->Begin();
   }
 
@@ -204,144 +252,42 @@ class Quantizer {
     CVXQ_ASSIGN_OR_RETURN(const std::string source, SourceFingerprint(options_.model));
     const GradientOptions gradients = GradientsOf(0);
     return absl::StrCat(
-        "job state 1\n", source, "\n", PackedConfig().dump(), "\n",
-        absl::StrFormat("%a %d\n", options_.bits.value_or(0), options_.size.value_or(0)),
-        absl::StrFormat("%d %d %d %d %d %d %d\n", gradients.estimator, gradients.samples,
-                        gradients.seed, calibration_.samples, calibration_.seq_len, output_block_,
-                        options_.tune),
+        "job state 2\n", source, "\n", PackedConfig().dump(), "\n",
+        absl::StrFormat("%a %d %d\n", options_.bits.value_or(0), options_.size.value_or(0),
+                        options_.nominal),
+        absl::StrFormat("%d %d %d %d %d %d %d %d\n", gradients.estimator, gradients.samples,
+                        gradients.stride, gradients.seed, calibration_.samples,
+                        calibration_.seq_len, output_block_, options_.tune),
+        absl::StrFormat("%d %d %d %d\n", options_.iterations, options_.partition,
+                        options_.group_rows.value_or(0), options_.group),
         absl::StrFormat("%a %a\n", options_.damping, options_.shrinkage));
   }
 
   Status Gradients(int64_t iteration) {
-    std::optional<QuantizedOverlay> overlay;
-    const WeightSource* weights = files_.weights.get();
-    if (iteration > 0) {
-      weights = &overlay.emplace(*files_.weights, plans_, *coder_);
-    } else {
-      CVXQ_ASSIGN_OR_RETURN(writer_,
-                            PackedWriter::Make(*files_.checkpoint, PackedConfig(), plans_));
-      if (Staged()) CVXQ_RETURN_IF_ERROR(BeginSteps());
-      context_.emplace(CodingContext{{options_, *files_.checkpoint, files_.spec, gradients_,
-                                      inputs_, outputs_, *store_, pool_, plans_},
-                                     progress_,
-                                     watch_,
-                                     *writer_,
-                                     steps_.get()});
-    }
     if (!needs_.gradients) return absl::OkStatus();
-    if (steps_ != nullptr) {
-      CVXQ_RETURN_IF_ERROR(steps_->Gradients());
-      watch_.Lap("gradients");
-      return absl::OkStatus();
-    }
-    CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model,
-                          Model::Load(files_.spec, *weights, ModelMemory(), *backend_));
-    GradientOptions options = GradientsOf(iteration);
-    if (iteration == 0) {
-      GradientOptions first = options;
-      if (needs_.group_gradients) first.samples = std::min(first.samples, kSurveySamples);
-      auto phase = progress_.Start(needs_.group_gradients ? "survey" : "gradients", first.samples,
-                                   "sequences");
-      CVXQ_ASSIGN_OR_RETURN(
-          gradients_, CollectGradients(*model, calibration_, first,
-                                       {.partition = options_.partition,
-                                        .output_block = needs_.output_factors ? output_block_ : 0,
-                                        .token_squares = needs_.output_factors},
-                                       phase));
-      phase.Done();
-      CVXQ_RETURN_IF_ERROR(coder_->Plan(*context_, output_block_));
-      if (needs_.output_factors) CVXQ_RETURN_IF_ERROR(FactorOutputs());
-    }
+    if (iteration == 0) CVXQ_RETURN_IF_ERROR(steps_->Gradients());
     if (needs_.group_gradients || iteration > 0) {
-      CVXQ_RETURN_IF_ERROR(MoreGradients(*model, options, iteration));
+      const QuantizedOverlay coded(*files_.weights, plans_, *coder_);
+      const WeightSource& original = *files_.weights;
+      CVXQ_RETURN_IF_ERROR(steps_->MoreGradients({.options = GradientsOf(iteration),
+                                                  .weights = iteration > 0 ? coded : original,
+                                                  .iteration = iteration}));
     }
     watch_.Lap("gradients");
     return absl::OkStatus();
   }
 
-  Status FactorOutputs() {
-    const auto order = [&](int64_t block, LinearId id, int64_t first,
-                           std::span<const float> diagonal) {
-      for (const LinearPlan& plan : plans_) {
-        if (plan.block == block && plan.id == id) return coder_->RowOrder(plan, first, diagonal);
-      }
-      return std::vector<int32_t>();
-    };
-    CVXQ_ASSIGN_OR_RETURN(
-        outputs_, FactorOutputMoments(files_.spec, {0, files_.spec.layers}, output_block_,
-                                      options_.shrinkage, order, gradients_, pool_, *store_));
-    double damping = 0;
-    for (const auto& block : outputs_) {
-      for (const OutputMoments& moments : block) damping = std::max(damping, moments.damping);
-    }
-    NoteOutputDamping(damping, progress_);
-    return absl::OkStatus();
-  }
-
-  // Group sums, or a later iteration's: running averages over the iterations.
-  Status MoreGradients(Model& model, const GradientOptions& options, int64_t iteration) {
-    ModelLayouts layouts(files_.spec.layers);
-    for (const LinearPlan& plan : plans_) {
-      layouts[plan.block][static_cast<int>(plan.id)] = plan.layout;
-    }
-    auto phase = progress_.Start("gradients", options.samples, "sequences");
-    GradientRequest request{.partition = options_.partition, .layouts = &layouts};
-    if (!needs_.group_gradients) request.layouts = nullptr;
-    CVXQ_ASSIGN_OR_RETURN(ModelGradients found,
-                          CollectGradients(model, calibration_, options, request, phase));
-    phase.Done();
-    const float share = 1.0f / static_cast<float>(iteration + 1);
-    const auto average = [&](std::vector<float>& mean, std::vector<float>& value) {
-      if (iteration == 0) {
-        mean = std::move(value);
-        return;
-      }
-      for (size_t i = 0; i < mean.size(); ++i) mean[i] += (value[i] - mean[i]) * share;
-    };
-    for (LinearPlan& plan : plans_) {
-      LinearGradients& of_plan = found[plan.block][static_cast<int>(plan.id)];
-      if (needs_.group_gradients) {
-        average(plan.group_gradient, of_plan.group);
-      } else {
-        average(gradients_[plan.block][static_cast<int>(plan.id)].member, of_plan.member);
-      }
-    }
-    return absl::OkStatus();
-  }
-
   Status Moments() {
     if (!needs_.input_factors && !needs_.input_means) return absl::OkStatus();
-    if (steps_ != nullptr) {
-      CVXQ_RETURN_IF_ERROR(steps_->Moments());
-      watch_.Lap("input moments");
-      return absl::OkStatus();
-    }
-    CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model,
-                          Model::Load(files_.spec, *files_.weights, ModelMemory(), *backend_));
-    TokenWeights weights;
-    if (needs_.output_factors) weights = WeighTokens(gradients_);
-    auto phase = progress_.Start("input moments", files_.spec.layers, "blocks");
-    CVXQ_ASSIGN_OR_RETURN(inputs_,
-                          CollectInputMoments(*model, calibration_,
-                                              {.factor = needs_.input_factors,
-                                               .order = needs_.order,
-                                               .damping = options_.damping,
-                                               .center = needs_.center,
-                                               .weights = weights.empty() ? nullptr : &weights},
-                                              pool_, *store_, phase));
-    phase.Done(store_->bytes_on_disk() > 0
-                   ? FormatBytes(store_->bytes_on_disk()) + " kept on disk meanwhile"
-                   : "");
-    double damping = 0;
-    for (const auto& block : inputs_) {
-      for (const InputMoments& moments : block) damping = std::max(damping, moments.damping);
-    }
-    NoteInputDamping(damping, options_.damping, progress_);
+    CVXQ_RETURN_IF_ERROR(steps_->Moments());
     watch_.Lap("input moments");
     return absl::OkStatus();
   }
 
   Status Tune() {
+    if (options_.tune > 0) CVXQ_RETURN_IF_ERROR(steps_->Keep());
+    context_.reset();
+    steps_.reset();  // statistics that nobody needs any more
     if (options_.tune == 0) return absl::OkStatus();
     CVXQ_RETURN_IF_ERROR(TuneParameters({.epochs = options_.tune,
                                          .seed = options_.calibration.seed,
@@ -354,7 +300,9 @@ class Quantizer {
                                          .store = *store_,
                                          .progress = progress_,
                                          .plans = plans_,
-                                         .writer = *writer_}));
+                                         .writer = *writer_,
+                                         .state = state_.get(),
+                                         .save_seconds = options_.save_seconds}));
     watch_.Lap("tune");
     return absl::OkStatus();
   }
@@ -453,7 +401,7 @@ class Quantizer {
   const QuantizeOptions& options_;
   Progress& progress_;
   ThreadPool pool_;
-  const std::unique_ptr<ModelCoder> coder_;
+  std::unique_ptr<ModelCoder> coder_;
   Feedback feedback_ = Feedback::kNone;
   StatisticsNeeds needs_;
   int64_t output_block_ = 0;
@@ -465,13 +413,10 @@ class Quantizer {
   std::unique_ptr<SpillStore> store_;
   CalibrationSet calibration_;
   std::vector<LinearPlan> plans_;
-  ModelGradients gradients_;
-  ModelMoments inputs_;
-  ModelOutputs outputs_;
   std::unique_ptr<PackedWriter> writer_;
   Stopwatch watch_;
   std::unique_ptr<JobState> state_;
-  std::unique_ptr<JobSteps> steps_;       // where the job is cut into stages
+  std::unique_ptr<JobSteps> steps_;       // until all is coded
   std::optional<CodingContext> context_;  // of all the above
 };
 

@@ -63,8 +63,8 @@ struct QuantizeOptions {
   std::optional<int64_t> memory;  // bytes for what may else be spilled or streamed
 
   // Folder or s3:// address that what is done is kept at until the output is there: the same job
-  // begun again, after a crash or an interruption, goes on from there. Empty: nowhere. Only for
-  // jobs that are cut into stages. Written about so often; 0: after each step.
+  // begun again, after a crash or an interruption, goes on from there. Empty: nowhere. Written
+  // about so often (save_clock.h), and before tuning; 0: after each step.
   std::string state;
   double save_seconds = 60;
 

@@ -13,14 +13,14 @@
 #include <utility>
 #include <vector>
 
-#include "absl/time/time.h"
+#include "pipeline/block_coder.h"
 #include "pipeline/calibration.h"
-#include "pipeline/entropy_linears.h"
 #include "pipeline/entropy_rate.h"
 #include "pipeline/job_state.h"
 #include "pipeline/model_coder.h"
 #include "pipeline/model_files.h"
 #include "pipeline/quantize.h"
+#include "pipeline/save_clock.h"
 #include "pipeline/stage_place.h"
 
 namespace cvxq {
@@ -38,6 +38,18 @@ struct StageJob {
   std::string spill_folder;
   JobState* state = nullptr;  // where to keep what is done; nullptr: nowhere
   double save_seconds = 0;    // how often, while a step is under way
+  // Of a model that is not cut, for its only stage: the coder (else: that of `entropy`), and the
+  // plans of the whole model, to be filled in place.
+  ModelCoder* coder = nullptr;
+  std::vector<LinearPlan>* plans = nullptr;
+};
+
+// A pass for gradients after the first.
+struct GradientPass {
+  GradientOptions options;
+  const WeightSource& weights;
+  // 0: group sums, which codecs ask for. Others: those or member sums, averaged with what is there.
+  int64_t iteration = 0;
 };
 
 // What the head costs, in blocks.
@@ -53,34 +65,46 @@ class Stage {
   // `threads` and `memory` bytes are for this stage alone.
   Stage(const StageJob& job, const StagePlace& place, int threads, int64_t memory);
 
-  // Begins behind what is in the job's state, or from the start. kDataLoss where it is not there.
+  // Begins behind what is in the job's state, or from the start. kDataLoss where it is not there;
+  // codes are looked for when they are needed.
   Status Restore(const JobPosition& position);
 
   // Errors: as CollectGradients and FactorOutputMoments. `cuts` may be nullptr.
   Status Gradients(Progress::Phase& progress, WaveCuts* cuts);
   Status Moments(Progress::Phase& progress);
+  // Of a model that is not cut.
+  Status MoreGradients(const GradientPass& pass, int64_t step, Progress::Phase& progress,
+                       WaveCuts* cuts);
+  Status LoadAverages(int64_t step);
   // Its part of an order, the job's step of this number: the blocks that are its own, in their
   // order.
   StatusOr<EntropyAnswer> CarryOut(const EntropyOrder& order, int64_t step, Progress::Phase& phase);
-  Status CorrectBiases(const EntropyTables& tables);
+  // Has all codes here, and biases corrected to them.
+  Status Finish(const EntropyTables* tables);
 
   // Saves what the steps until this one have made and is not saved yet.
   Status Save(int64_t step);
 
   const BlockRange& blocks() const { return place_.blocks; }
   std::vector<LinearPlan>& plans() { return plans_; }  // of its blocks
+  const StageContext& context() const { return context_; }
   // The largest that a factorisation took.
   double output_damping() const;
   double input_damping() const;
 
  private:
   class Saves;
-  StatusOr<std::unique_ptr<Model>> LoadModel();
+  StatusOr<std::unique_ptr<Model>> LoadModel(const WeightSource& weights);
+  Status Plan();
+  BlockCoder& Coder();
   Status RestoreBlock(const JobPosition& position, int64_t block);
   Status SaveStatistics(int64_t block, BlockPart part);
+  Status SaveAverages();
   Status SaveCodes();
-  Status LoadMoments(int64_t block, bool& there);
-  bool SaveDue();
+  Status LoadMoments(int64_t block);
+  Status LoadCodes();
+  bool LoadCoded(int64_t block, int64_t step, EntropyAnswer& answer);
+  std::vector<float>& Averaged(LinearPlan& plan);
   void KeepWhatIsDone(const std::function<Status()>& save);
 
   const StageJob& job_;
@@ -89,19 +113,22 @@ class Stage {
   ThreadPool pool_;
   std::unique_ptr<Backend> backend_;
   SpillStore store_;
-  std::vector<LinearPlan> plans_;
+  std::vector<LinearPlan> own_plans_;
+  std::vector<LinearPlan>& plans_;
   ModelGradients gradients_;
   ModelMoments inputs_;
   ModelOutputs outputs_;
-  const StageContext context_;  // of the above
-  std::optional<EntropyLinears> linears_;
+  const StageContext context_;         // of the above
+  std::unique_ptr<BlockCoder> coder_;  // once something was coded
 
-  int64_t first_wave_ = 0;                         // of the gradients: those before are saved
+  JobPosition begin_;                              // that Restore was for
   std::map<int64_t, std::vector<int64_t>> coded_;  // steps whose codes are in the state, by block
-  std::map<int64_t, int64_t> unsaved_;             // blocks with codes that are not, and the step
+  std::map<int64_t, int64_t> to_load_;  // blocks whose codes are there alone, and the step
+  std::map<int64_t, int64_t> unsaved_;  // blocks with codes that are not, and the step
   std::set<std::pair<int64_t, BlockPart>> saved_;  // statistics that are in the state
+  int64_t unsaved_averages_ = 0;                   // of this step
   bool keeps_ = false;                             // as it goes along
-  absl::Time last_save_;
+  SaveClock clock_;
 };
 
 }  // namespace cvxq

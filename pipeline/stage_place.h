@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <span>
 
+#include "absl/time/time.h"
 #include "base/status.h"
 
 namespace cvxq {
@@ -42,8 +43,9 @@ class WaveCuts {
   virtual ~WaveCuts() = default;
   // Asked after every wave's backward pass but the last: whether to save the sums of so many now.
   virtual bool Wanted(int64_t waves) = 0;
-  // Those that were wanted are saved, or could not be: that is no reason to stop.
-  virtual void Saved(int64_t waves, const Status& status) = 0;
+  // Those that were wanted are saved, which took so long, or could not be: that is no reason to
+  // stop.
+  virtual void Saved(int64_t waves, const Status& status, absl::Duration took) = 0;
 };
 
 struct StagePlace {

@@ -4,6 +4,14 @@
 
 namespace cvxq {
 
+Status Stages::MoreGradients(const GradientPass&, int64_t, Progress&, WaveCommits*) {
+  return absl::UnimplementedError("a model that is cut into stages has one pass for gradients");
+}
+
+Status Stages::LoadAverages(int64_t) {
+  return absl::UnimplementedError("a model that is cut into stages has one pass for gradients");
+}
+
 void NoteOutputDamping(double damping, Progress& progress) {
   if (damping <= 0) return;
   progress.Note(

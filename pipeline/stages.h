@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "base/progress.h"
 #include "base/status.h"
 
@@ -14,6 +15,7 @@ namespace cvxq {
 struct EntropyAnswer;  // entropy_rate.h
 struct EntropyOrder;
 class EntropyTables;  // quant/entropy_tables.h
+struct GradientPass;  // stage.h
 struct JobPosition;   // job_state.h
 struct LinearPlan;    // linear_plan.h
 struct StageJob;      // stage.h
@@ -23,15 +25,16 @@ class WaveCommits {
  public:
   virtual ~WaveCommits() = default;
   virtual bool Due() = 0;  // whether it is time
-  // All stages have saved their sums of so many waves.
-  virtual void Commit(int64_t waves) = 0;
+  // All stages have saved their sums of so many waves, which took the slowest so long.
+  virtual void Commit(int64_t waves, absl::Duration took) = 0;
   // They cannot.
   virtual void GiveUp(const Status& status) = 0;
 };
 
 // The steps of a job in their order: Restore, Gradients, Moments, CarryOut for each order, Collect;
 // Restore takes the place of those that it goes behind. The first failure stops all stages and is
-// returned. Used from one thread at a time. job_steps.h is what has them done.
+// returned; kDataLoss may then be of what the job's state holds. Used from one thread at a time.
+// job_steps.h is what has them done.
 class Stages {
  public:
   virtual ~Stages() = default;
@@ -45,8 +48,15 @@ class Stages {
   // What came of the order, over all its blocks. `step`: its number among all steps of the job.
   virtual StatusOr<EntropyAnswer> CarryOut(const EntropyOrder& order, int64_t step,
                                            Progress::Phase& phase) = 0;
-  // Corrects biases, and gives up what the stages have coded: fills the plans of the whole model.
-  virtual Status Collect(const EntropyTables& tables, std::vector<LinearPlan>& plans) = 0;
+  // Corrects biases, with the tables of the last order if it had any, and gives up what the stages
+  // have coded: fills the plans of the whole model.
+  virtual Status Collect(const EntropyTables* tables, std::vector<LinearPlan>& plans) = 0;
+
+  // Where the model is not cut. A gradient pass after the first, with its number among all steps,
+  // and the same as an earlier run has left it.
+  virtual Status MoreGradients(const GradientPass& pass, int64_t step, Progress& progress,
+                               WaveCommits* commits);
+  virtual Status LoadAverages(int64_t step);
 
   // All stages save what the steps until this one have made.
   virtual Status Save(int64_t step) = 0;

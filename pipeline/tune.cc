@@ -6,11 +6,14 @@
 #include <numeric>
 
 #include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "base/failpoint.h"
 #include "base/interrupt.h"
 #include "base/random.h"
 #include "pipeline/adam.h"
 #include "pipeline/distillation.h"
 #include "pipeline/quantized_overlay.h"
+#include "pipeline/save_clock.h"
 #include "pipeline/tuned_weights.h"
 
 namespace cvxq {
@@ -28,7 +31,9 @@ class Tuner {
         calibration_(context.calibration),
         batch_(std::max<int64_t>(1, kBatchTokens / calibration_.seq_len)),
         phase_(context.progress.Start("tune", calibration_.samples * (context.epochs + 3),
-                                      "sequences")) {}
+                                      "sequences")),
+        state_(context.state),
+        clock_(context.save_seconds) {}
 
   Status Run() {
     CVXQ_ASSIGN_OR_RETURN(const HiddenStates teacher, Teacher());
@@ -38,15 +43,16 @@ class Tuner {
                           Model::Load(context_.spec, *weights_, context_.memory, context_.backend));
     distillation_ =
         std::make_unique<Distillation>(*student_, *weights_, calibration_, teacher, context_.store);
-    CVXQ_ASSIGN_OR_RETURN(const double before, Divergence());
-    CVXQ_RETURN_IF_ERROR(Descend(kRate * std::sqrt(std::max(0.0, before))));
+    CVXQ_RETURN_IF_ERROR(Begin());
+    CVXQ_RETURN_IF_ERROR(Descend(kRate * std::sqrt(std::max(0.0, point_.before))));
     CVXQ_RETURN_IF_ERROR(Set(weights_->Rounded(weights_->values())));
     CVXQ_ASSIGN_OR_RETURN(const double after, Divergence());
-    if (after < before) {
+    if (after < point_.before) {
       Publish();
-      phase_.Done(absl::StrFormat("KL %.3g to %.3g", before, after));
+      phase_.Done(absl::StrFormat("KL %.3g to %.3g", point_.before, after));
     } else {
-      phase_.Done(absl::StrFormat("KL %.3g would become %.3g: nothing changed", before, after));
+      phase_.Done(
+          absl::StrFormat("KL %.3g would become %.3g: nothing changed", point_.before, after));
     }
     return absl::OkStatus();
   }
@@ -73,15 +79,35 @@ class Tuner {
     return sum / static_cast<double>(calibration_.samples);
   }
 
+  // Where an earlier run was, or the start.
+  Status Begin() {
+    point_ = Point(weights_->values().size());
+    Point kept = point_;
+    const Status read = Read(kept);
+    if (read.ok() && kept.done > 0) {
+      progress().Note(absl::StrCat("going on behind ", kept.done, " steps of tuning of an earlier ",
+                                   "run (", state_->address(), ")"));
+      point_ = std::move(kept);
+      phase_.Advance(calibration_.samples);
+      return Set(point_.values);
+    }
+    if (!read.ok()) {
+      progress().Note(absl::StrCat("tuning begins anew: ", read.message()));
+    }
+    CVXQ_ASSIGN_OR_RETURN(point_.before, Divergence());
+    return absl::OkStatus();
+  }
+
+  int64_t StepsOfEpoch() const { return (calibration_.samples + batch_ - 1) / batch_; }
+
   // The rate falls to zero on a straight line.
   Status Descend(double first_rate) {
-    Adam adam(weights_->values().size());
     std::vector<float> gradient;
-    const int64_t steps_each = (calibration_.samples + batch_ - 1) / batch_;
-    const double steps = static_cast<double>(steps_each * context_.epochs);
-    double done = 0;
+    const double steps = static_cast<double>(StepsOfEpoch() * context_.epochs);
+    int64_t step = 0;
     for (int64_t epoch = 0; epoch < context_.epochs; ++epoch) {
       CVXQ_RETURN_IF_ERROR(InBatches(Order(epoch), [&](std::span<const int64_t> batch) -> Status {
+        if (step++ < point_.done) return absl::OkStatus();
         CVXQ_ASSIGN_OR_RETURN(const double kl, distillation_->Run(batch, &gradient));
         if (!std::isfinite(kl)) {
           return absl::DataLossError(
@@ -89,13 +115,62 @@ class Tuner {
               "or use --compute fp32");
         }
         std::vector<float> values = weights_->values();
-        adam.Step(first_rate * (1 - done / steps), gradient, values);
-        done += 1;
-        return Set(std::move(values));
+        const double rate = first_rate * (1 - static_cast<double>(point_.done) / steps);
+        point_.adam.Step(rate, gradient, values);
+        ++point_.done;
+        CVXQ_RETURN_IF_ERROR(Set(std::move(values)));
+        if (clock_.Due() || step % StepsOfEpoch() == 0) Keep();
+        return absl::OkStatus();
       }));
     }
     return absl::OkStatus();
   }
+
+  // A place on the way down.
+  struct Point {
+    explicit Point(size_t parameters = 0) : adam(parameters) {}
+    double before = 0;  // the divergence at the start
+    int64_t done = 0;   // steps
+    std::vector<float> values;
+    Adam adam;
+  };
+
+  Status Read(Point& point) {
+    if (state_ == nullptr) return absl::OkStatus();
+    CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<ArchiveReader> reader, state_->ReadTuning());
+    if (reader == nullptr) return absl::OkStatus();
+    CVXQ_RETURN_IF_ERROR(reader->Get(point.before));
+    CVXQ_RETURN_IF_ERROR(reader->Get(point.done));
+    CVXQ_RETURN_IF_ERROR(
+        reader->GetExactly(point.values, static_cast<int64_t>(weights_->values().size())));
+    CVXQ_RETURN_IF_ERROR(point.adam.Load(*reader));
+    return reader->Finish();
+  }
+
+  Status Write() {
+    CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<ArchiveWriter> writer, state_->WriteTuning(0));
+    CVXQ_RETURN_IF_ERROR(writer->Put(point_.before));
+    CVXQ_RETURN_IF_ERROR(writer->Put(point_.done));
+    CVXQ_RETURN_IF_ERROR(writer->Put(weights_->values()));
+    CVXQ_RETURN_IF_ERROR(point_.adam.Save(*writer));
+    Failpoint("tuning-before-commit");
+    return writer->Commit();
+  }
+
+  void Keep() {
+    if (state_ == nullptr) return;
+    const absl::Time begin = absl::Now();
+    const Status kept = Write();
+    if (!kept.ok() && !Interrupted()) {
+      progress().Note(
+          absl::StrCat("what is tuned cannot be kept, the job goes on without: ", kept.message()));
+      state_ = nullptr;
+    }
+    clock_.Saved(absl::Now() - begin);
+    Failpoint("tuning-saved");
+  }
+
+  Progress& progress() { return context_.progress; }
 
   // The sequences in the random order of an epoch.
   std::vector<int64_t> Order(int64_t epoch) const {
@@ -146,6 +221,9 @@ class Tuner {
   const CalibrationSet& calibration_;
   const int64_t batch_;  // sequences of one step
   Progress::Phase phase_;
+  JobState* state_;
+  SaveClock clock_;
+  Point point_;
   std::unique_ptr<TunedWeights> weights_;
   std::unique_ptr<Model> student_;  // reads from weights_
   std::unique_ptr<Distillation> distillation_;

@@ -10,6 +10,7 @@
 #include "base/progress.h"
 #include "model/model.h"
 #include "pipeline/calibration.h"
+#include "pipeline/job_state.h"
 #include "pipeline/model_coder.h"
 #include "storage/spill_store.h"
 
@@ -29,11 +30,16 @@ struct TuneContext {
   // What was coded; take the tuned parameters.
   std::vector<LinearPlan>& plans;
   PackedWriter& writer;
+  // Where to keep how far it has come, about so often and after each epoch; nullptr: nowhere.
+  JobState* state = nullptr;
+  double save_seconds = 0;
 };
 
-// Tunes and hands the parameters to plans and writer. Where they are no better on the calibration
-// sequences than they were, they stay as they were. The same result for any number of threads.
-// Errors: reading weights, a divergence that is not finite (kDataLoss), interruption, a full disk.
+// Goes on from what is kept of the same job, tunes, and hands the parameters to plans and writer.
+// Where they are no better on the calibration sequences than they were, they stay as they were. The
+// same result for any number of threads. Errors: reading weights, a divergence that is not finite
+// (kDataLoss), interruption, a full disk. What cannot be kept, or read back, is no error: progress
+// has a note of it.
 Status TuneParameters(const TuneContext& context);
 
 }  // namespace cvxq

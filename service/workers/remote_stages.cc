@@ -166,6 +166,7 @@ void RemoteStages::Assign(size_t stage, std::shared_ptr<WorkerLink> worker) {
   Part& part = parts_[stage];
   part.worker = std::move(worker);
   ++part.attempt;
+  part.begin = base_;
   v1::Command start;
   start.set_step(start_step_);
   *start.mutable_start() = spec_;
@@ -268,9 +269,11 @@ void RemoteStages::TendCut(std::unique_lock<std::mutex>& lock, WaveCommits& comm
     return;
   }
   const int64_t waves = std::exchange(cut_, 0);
+  double seconds = 0;
+  for (const Part& part : parts_) seconds = std::max(seconds, part.save_seconds);
   lock.unlock();
   Failpoint("cut-saved");
-  commits.Commit(waves);
+  commits.Commit(waves, absl::Seconds(seconds));
   lock.lock();
 }
 
@@ -314,6 +317,8 @@ void RemoteStages::OnReport(const WorkerLink& worker, v1::Report report) {
       unfit_status_ = error;
       ++pool_.stages_refused;
       part.worker = nullptr;
+    } else if (absl::IsDataLoss(error) && part.begin < base_) {
+      part.worker = nullptr;  // what it was told to begin with was removed meanwhile
     } else if (status_.ok()) {
       status_ = error;
     }
@@ -332,6 +337,7 @@ void RemoteStages::OnReport(const WorkerLink& worker, v1::Report report) {
   } else if (report.has_cut()) {
     if (report.cut().waves() != cut_) return;
     part.saved = report.cut().saved();
+    part.save_seconds = report.cut().seconds();
     if (report.cut().has_error()) {
       cut_status_ = FromRpcStatus(report.cut().error());
     } else if (!part.saved) {
@@ -398,8 +404,8 @@ StatusOr<EntropyAnswer> RemoteStages::CarryOut(const EntropyOrder& order, int64_
   return answer;
 }
 
-Status RemoteStages::Collect(const EntropyTables& tables, std::vector<LinearPlan>& plans) {
-  const std::vector<uint8_t> bytes = tables.Serialize();
+Status RemoteStages::Collect(const EntropyTables* tables, std::vector<LinearPlan>& plans) {
+  const std::vector<uint8_t> bytes = tables->Serialize();
   v1::Command command;
   command.mutable_collect()->set_tables(bytes.data(), bytes.size());
   return Step(std::move(command), nullptr, &plans);

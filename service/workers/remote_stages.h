@@ -41,7 +41,7 @@ class RemoteStages : public Stages, private WorkerListener {
   StatusOr<double> Moments(Progress& progress) override;
   StatusOr<EntropyAnswer> CarryOut(const EntropyOrder& order, int64_t step,
                                    Progress::Phase& phase) override;
-  Status Collect(const EntropyTables& tables, std::vector<LinearPlan>& plans) override;
+  Status Collect(const EntropyTables* tables, std::vector<LinearPlan>& plans) override;
   Status Save(int64_t step) override;
   void Committed(const JobPosition& position) override;
 
@@ -50,9 +50,11 @@ class RemoteStages : public Stages, private WorkerListener {
     BlockRange blocks;
     std::shared_ptr<WorkerLink> worker;  // nullptr: none now
     int64_t attempt = 0;
+    JobPosition begin;                     // what the worker has begun behind
     int64_t advanced = 0;                  // of the step under way
     std::optional<v1::Report::Done> done;  // of the step under way
-    bool saved = false;                    // at the cut under way
+    bool saved = false;                    // at the cut under way,
+    double save_seconds = 0;               // which took so long
   };
 
   RemoteStages(WorkerPool& pool, const StageJob& job, const RemoteStagesOptions& options);

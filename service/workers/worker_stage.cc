@@ -43,17 +43,20 @@ class WorkerStage::Cuts : public WaveCuts {
     if (cut == 0 || waves < cut) return false;
     stage_.cut_ = 0;
     if (waves == cut) return true;
-    Tell(cut, /*saved=*/false, absl::OkStatus());
+    Tell(cut, /*saved=*/false, absl::OkStatus(), absl::ZeroDuration());
     return false;
   }
-  void Saved(int64_t waves, const Status& status) override { Tell(waves, status.ok(), status); }
+  void Saved(int64_t waves, const Status& status, absl::Duration took) override {
+    Tell(waves, status.ok(), status, took);
+  }
 
  private:
-  void Tell(int64_t waves, bool saved, const Status& status) {
+  void Tell(int64_t waves, bool saved, const Status& status, absl::Duration took) {
     Failpoint("cut-before-report");
     v1::Report report;
     report.mutable_cut()->set_waves(waves);
     report.mutable_cut()->set_saved(saved);
+    report.mutable_cut()->set_seconds(absl::ToDoubleSeconds(took));
     if (!status.ok()) *report.mutable_cut()->mutable_error() = ToProto(status);
     stage_.Send(std::move(report), step_);
   }
@@ -200,7 +203,7 @@ Status WorkerStage::CarryOut(Stage& stage, const v1::Command& command) {
       CVXQ_ASSIGN_OR_RETURN(
           const EntropyTables tables,
           EntropyTables::Parse({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}));
-      CVXQ_RETURN_IF_ERROR(stage.CorrectBiases(tables));
+      CVXQ_RETURN_IF_ERROR(stage.Finish(&tables));
       for (const LinearPlan& plan : stage.plans()) {
         v1::Report linear;
         *linear.mutable_linear() = ToProto(plan);

@@ -35,7 +35,12 @@ namespace fs = std::filesystem;
 using Arguments = std::vector<std::string>;
 
 const std::string kModel = std::string(CVXQ_SOURCE_DIR) + "/examples/models/kjv-llama-1m";
-const Arguments kJob = {"--bits", "2.2", "--samples", "200", "--seq-len", "64"};  // four waves
+const Arguments kJob = {"--samples", "200", "--seq-len", "64"};  // four waves
+// Local runs are these jobs in turn, the service's the first.
+const Arguments kCodecs[] = {{"--bits", "2.2"},
+                             {"--codec", "lloyd", "--bits", "3", "--feedback", "none",
+                              "--iterations", "2", "--grad-samples", "100"},
+                             {"--codec", "gptq", "--bits", "3", "--tune", "1"}};
 
 int64_t FromEnvironment(const char* name, int64_t otherwise) {
   const char* value = std::getenv(name);
@@ -126,14 +131,16 @@ class ChaosTest : public testing::Test {
 
   static void SetUpTestSuite() {
     failpoints_ = new std::vector<std::string>(Failpoints());
-    expected_ = new Sha256(Undisturbed());
+    expected_ = new std::vector<Sha256>();
+    for (const Arguments& codec : kCodecs) expected_->push_back(Undisturbed(codec));
   }
 
-  static Sha256 Undisturbed() {
+  static Sha256 Undisturbed(const Arguments& codec) {
     const ScratchFolder scratch;
     const std::string out = scratch.path() + "/out";
     Arguments arguments = {"quantize", kModel, "-o", out, "--quiet"};
     arguments.insert(arguments.end(), kJob.begin(), kJob.end());
+    arguments.insert(arguments.end(), codec.begin(), codec.end());
     Victim alone(arguments, "", scratch.path() + "/log");
     while (alone.Lives()) absl::SleepFor(absl::Milliseconds(20));
     return Sums(out);
@@ -155,7 +162,7 @@ class ChaosTest : public testing::Test {
     return absl::StrCat(name, ":", 1 + Draw(4));
   }
 
-  void RunLocally();
+  void RunLocally(size_t codec);
   void RunService();
   void Buried(const Victim& victim) {
     ++deaths_;
@@ -171,7 +178,7 @@ class ChaosTest : public testing::Test {
   }
 
   static std::vector<std::string>* failpoints_;
-  static Sha256* expected_;
+  static std::vector<Sha256>* expected_;  // by codec
   uint64_t run_ = 0, draws_ = 0, planned_ = 0;
   int64_t deaths_ = 0;
   std::set<std::string> died_at_;
@@ -179,16 +186,16 @@ class ChaosTest : public testing::Test {
 };
 
 std::vector<std::string>* ChaosTest::failpoints_ = nullptr;
-ChaosTest::Sha256* ChaosTest::expected_ = nullptr;
+std::vector<ChaosTest::Sha256>* ChaosTest::expected_ = nullptr;
 
 // `cvxq quantize`, begun again until it ends by itself.
-void ChaosTest::RunLocally() {
+void ChaosTest::RunLocally(size_t codec) {
   const std::string out = folder_ + "/out";
   for (int attempt = 0; attempt < 20; ++attempt) {
-    Arguments arguments = {"quantize", kModel,      "-o",
-                           out,        "--quiet",   "--save-every",
-                           "0",        "--workers", absl::StrCat(1 + Draw(4))};
+    Arguments arguments = {"quantize", kModel, "-o", out, "--quiet", "--save-every", "0"};
     arguments.insert(arguments.end(), kJob.begin(), kJob.end());
+    arguments.insert(arguments.end(), kCodecs[codec].begin(), kCodecs[codec].end());
+    if (codec == 0) arguments.insert(arguments.end(), {"--workers", absl::StrCat(1 + Draw(4))});
     Victim victim(arguments, attempt < 6 ? NextFailpoint() : "", log_);
     while (victim.Lives()) absl::SleepFor(absl::Milliseconds(5));
     if (victim.code() >= 0) {
@@ -300,7 +307,7 @@ void ChaosTest::RunService() {
 
 TEST_F(ChaosTest, SameBytesWhateverDies) {
   ASSERT_GE(failpoints_->size(), 45u);
-  ASSERT_FALSE(expected_->empty());
+  for (const Sha256& expected : *expected_) ASSERT_FALSE(expected.empty());
   const int64_t first = FromEnvironment("CVXQ_CHAOS_FIRST", 0);
   const int64_t runs = FromEnvironment("CVXQ_CHAOS_RUNS", 60);
   for (int64_t i = first; i < first + runs; ++i) {
@@ -309,12 +316,13 @@ TEST_F(ChaosTest, SameBytesWhateverDies) {
     const ScratchFolder scratch;
     folder_ = scratch.path();
     log_ = folder_ + "/log";
+    const size_t codec = i % 4 == 3 ? i / 4 % std::size(kCodecs) : 0;
     if (i % 4 == 3) {
-      ASSERT_NO_FATAL_FAILURE(RunLocally());
+      ASSERT_NO_FATAL_FAILURE(RunLocally(codec));
     } else {
       ASSERT_NO_FATAL_FAILURE(RunService());
     }
-    ASSERT_EQ(Sums(folder_ + "/out"), *expected_) << "run " << i << "\n" << Log();
+    ASSERT_EQ(Sums(folder_ + "/out"), (*expected_)[codec]) << "run " << i << "\n" << Log();
     if (i % 50 == 49) {
       std::cerr << i + 1 - first << " runs, " << deaths_ << " deaths, at " << died_at_.size()
                 << " of " << failpoints_->size() << " places\n";

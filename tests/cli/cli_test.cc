@@ -348,7 +348,7 @@ TEST_F(CliTest, AnInterruptedRunGoesOnWhereItWas) {
   EXPECT_THAT(result.err, HasSubstr("kept in " + Path("box/out.resume")));
   result = Cvxq(arguments);
   EXPECT_EQ(result.code, 0) << result.err;
-  EXPECT_THAT(result.err, HasSubstr("going on behind gradients"));
+  EXPECT_THAT(result.err, HasSubstr("going on behind"));
   EXPECT_FALSE(fs::exists(Path("box/out.resume")));
 }
 

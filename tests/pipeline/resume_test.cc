@@ -4,13 +4,9 @@
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
-#include "base/interrupt.h"
 #include "gmock/gmock.h"
-#include "gtest/gtest.h"
-#include "pipeline/job_state.h"
-#include "pipeline/quantize.h"
-#include "storage/files.h"
-#include "tests/pipeline/scratch_folder.h"
+#include "tests/pipeline/resume_job.h"
+#include "tests/storage/fake_s3.h"
 
 namespace cvxq {
 namespace {
@@ -20,74 +16,7 @@ using testing::Contains;
 using testing::HasSubstr;
 using testing::Not;
 
-class ResumeTest : public testing::Test {
- protected:
-  using Sha256 = std::map<std::string, std::string>;
-
-  ResumeTest() {
-    options_.model = std::string(CVXQ_SOURCE_DIR) + "/examples/models/kjv-opt-1m";
-    options_.output = scratch_.path() + "/out";
-    options_.overwrite = true;
-    options_.bits = 2.2;
-    options_.threads = 2;
-    options_.calibration.samples = 200;  // three waves of 4096 tokens and a part of a fourth
-    options_.calibration.seq_len = 64;
-    options_.state = options_.output + ".resume";
-    options_.save_seconds = 0;
-  }
-
-  // Stops it where `stop_at` says so of an update; empty: never.
-  StatusOr<QuantizeReport> Run(
-      const std::function<bool(const ProgressUpdate&)>& stop_at = nullptr) {
-    std::atomic<bool> stop = false;
-    const StopScope scope(&stop);
-    notes_.clear();
-    phases_.clear();
-    Progress progress({.listener = [&](const ProgressUpdate& update) {
-      if (update.kind == ProgressUpdate::Kind::kNote) notes_.emplace_back(update.note);
-      if (update.kind == ProgressUpdate::Kind::kStart) phases_.emplace_back(update.phase);
-      if (stop_at && stop_at(update)) stop = true;
-    }});
-    return Quantize(options_, progress);
-  }
-  // Of the same job without a state.
-  const Sha256& Expected() {
-    static Sha256* const expected = [this] {
-      QuantizeOptions options = options_;
-      options.state.clear();
-      Progress progress(ProgressMode::kQuiet);
-      const auto report = Quantize(options, progress);
-      EXPECT_TRUE(report.ok()) << report.status();
-      return new Sha256(report.ok() ? report->sha256 : Sha256());
-    }();
-    return *expected;
-  }
-  // Runs to the end, which gives the bytes of a job that was never interrupted.
-  void ExpectFinished() {
-    const auto report = Run();
-    ASSERT_TRUE(report.ok()) << report.status();
-    EXPECT_EQ(report->sha256, Expected());
-    EXPECT_FALSE(fs::exists(options_.state));
-  }
-  void StopIn(const std::string& phase, int64_t count) {
-    const auto report = Run([&](const ProgressUpdate& update) {
-      return update.phase == phase && update.count >= count;
-    });
-    ASSERT_TRUE(absl::IsCancelled(report.status())) << report.status();
-  }
-  std::vector<std::string> StateFiles() const {
-    std::vector<std::string> files;
-    for (const auto& entry : fs::recursive_directory_iterator(options_.state)) {
-      if (entry.is_regular_file()) files.push_back(entry.path());
-    }
-    std::sort(files.begin(), files.end());
-    return files;
-  }
-
-  ScratchFolder scratch_;
-  QuantizeOptions options_;
-  std::vector<std::string> notes_, phases_;
-};
+using ResumeTest = ResumeJob;
 
 TEST_F(ResumeTest, GoesOnFromEveryStepWithAnyNumberOfStages) {
   struct Place {
@@ -177,30 +106,38 @@ TEST_F(ResumeTest, DamagedAndMissingFiles) {
     const std::string file = StateFiles()[i];
     const int how = static_cast<int>(i / 2 % 3);
     SCOPED_TRACE(absl::StrCat(how, " ", file));
-    if (how == 0) fs::resize_file(file, fs::file_size(file) / 2);
-    if (how == 1) fs::remove(file);
-    if (how == 2) {
-      std::string bytes = *ReadFile(file);
-      bytes[bytes.size() * 2 / 3] ^= 4;
-      std::ofstream(file, std::ios::binary) << bytes;
-    }
+    Damage(file, how);
     ASSERT_NO_FATAL_FAILURE(ExpectFinished());
     for (const std::string& note : notes_) went_on += note.find("going on behind") == 0;
   }
   EXPECT_LT(went_on, static_cast<int>(count / 2));
 }
 
-TEST_F(ResumeTest, CodesThatAreGoneAreNoticedWhereNobodyMakesThemAgain) {
+// Nobody looks for codes before they are needed: all steps before are skipped by then.
+TEST_F(ResumeTest, CodesThatAreGoneAreMadeAgain) {
   options_.model = std::string(CVXQ_SOURCE_DIR) + "/examples/models/kjv-llama-1m";
   options_.tune = 1;
   ASSERT_NO_FATAL_FAILURE(StopIn("tune", 0));
   for (const std::string& file : StateFiles()) {
     if (file.find("/block/00001/codes-") != std::string::npos) fs::remove(file);
   }
+  ASSERT_NO_FATAL_FAILURE(ExpectFinished("tuned"));
+  EXPECT_THAT(notes_, Contains(HasSubstr("done again")));
+  EXPECT_THAT(phases_, Contains("gradients"));
+}
+
+// Whoever may write an output but not list what is beside it.
+TEST_F(ResumeTest, AStateThatMayNotBeListedIsDoneWithout) {
+  FakeS3 server;
+  server.SetEnvironment();
+  const Sha256 expected = Expected();
+  options_.state = "s3://bucket/out/resume";
+  server.Break(S3Op::kList, {S3Fault::kAnswer, 403, "AccessDenied"}, 100);
   const auto report = Run();
-  EXPECT_TRUE(absl::IsDataLoss(report.status())) << report.status();
-  EXPECT_THAT(std::string(report.status().message()), HasSubstr("begin anew"));
-  EXPECT_FALSE(fs::exists(options_.output));
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->sha256, expected);
+  EXPECT_THAT(notes_, Contains(HasSubstr("cannot be kept")));
+  EXPECT_EQ(server.count(S3Op::kPut), 0);
 }
 
 TEST_F(ResumeTest, WithoutRoomForItTheJobGoesOn) {

@@ -20,7 +20,8 @@ class FakeCoder : public ModelCoder {
   std::string name() const override { return "fake"; }
   StatusOr<Feedback> ChooseFeedback(std::optional<Feedback>) override { return Feedback::kNone; }
   StatisticsNeeds Needs() const override { return {}; }
-  Status Plan(CodingContext&, int64_t) override { return absl::OkStatus(); }
+  Status Plan(const StageContext&, int64_t) override { return absl::OkStatus(); }
+  std::unique_ptr<BlockCoder> Blocks(const StageContext&) override { return nullptr; }
   std::vector<int32_t> RowOrder(const LinearPlan&, int64_t, std::span<const float>) const override {
     return {};
   }

@@ -36,6 +36,7 @@ namespace cvxq {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::Contains;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
@@ -321,6 +322,29 @@ TEST_F(RemoteStagesTest, WhatIsSavedIsNotDoneAgain) {
   ended = true;
   nurse.join();
   ExpectSame(report);
+}
+
+// A stage that moves in the middle of the job finds what it would begin with spoilt.
+TEST_F(RemoteStagesTest, WhatIsDamagedMeanwhileIsDoneAgain) {
+  state_ = scratch_.path() + "/out.resume";
+  StartWorker("stage-before-order:3");
+  AwaitWorkers(1);
+  StartWorker();
+  AwaitWorkers(2);
+  int damaged = 0;
+  const auto report = RunRemotely(0, [&](const ProgressUpdate& update) {
+    if (update.phase != "foresee" || damaged > 0) return;
+    for (const auto& entry : fs::recursive_directory_iterator(state_)) {
+      if (entry.path().filename() != "gradients") continue;
+      fs::resize_file(entry.path(), entry.file_size() / 2);
+      ++damaged;
+    }
+  });
+  EXPECT_EQ(damaged, 4);
+  EXPECT_TRUE(workers_[0]->Dead());
+  ExpectSame(report);
+  EXPECT_THAT(report->notes, Contains(HasSubstr("so it is done again")));
+  EXPECT_FALSE(fs::exists(state_));
 }
 
 TEST_F(RemoteStagesTest, AJobBegunAnewWithOtherWorkersGoesOn) {
