@@ -110,6 +110,10 @@ class Quantizer {
           "--workers is for --codec entropy with --objective fisher, one iteration and --estimator "
           "labels or signs");
     }
+    if (options_.replicas < 0 || options_.replicas > options_.workers) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--replicas must be from 1 to the number of --workers, not ", options_.replicas));
+    }
     CVXQ_ASSIGN_OR_RETURN(feedback_, coder_->ChooseFeedback(options_.feedback));
     needs_ = coder_->Needs();
     return absl::OkStatus();
@@ -204,7 +208,7 @@ class Quantizer {
     CVXQ_ASSIGN_OR_RETURN(const std::string source, SourceFingerprint(options_.model));
     const GradientOptions gradients = GradientsOf(0);
     return absl::StrCat(
-        "job state 1\n", source, "\n", PackedConfig().dump(), "\n",
+        "job state 2\n", source, "\n", PackedConfig().dump(), "\n",
         absl::StrFormat("%a %d\n", options_.bits.value_or(0), options_.size.value_or(0)),
         absl::StrFormat("%d %d %d %d %d %d %d\n", gradients.estimator, gradients.samples,
                         gradients.seed, calibration_.samples, calibration_.seq_len, output_block_,
@@ -247,7 +251,7 @@ class Quantizer {
                                        {.partition = options_.partition,
                                         .output_block = needs_.output_factors ? output_block_ : 0,
                                         .token_squares = needs_.output_factors},
-                                       phase));
+                                       phase, nullptr, store_.get()));
       phase.Done();
       CVXQ_RETURN_IF_ERROR(coder_->Plan(*context_, output_block_));
       if (needs_.output_factors) CVXQ_RETURN_IF_ERROR(FactorOutputs());
@@ -287,8 +291,9 @@ class Quantizer {
     auto phase = progress_.Start("gradients", options.samples, "sequences");
     GradientRequest request{.partition = options_.partition, .layouts = &layouts};
     if (!needs_.group_gradients) request.layouts = nullptr;
-    CVXQ_ASSIGN_OR_RETURN(ModelGradients found,
-                          CollectGradients(model, calibration_, options, request, phase));
+    CVXQ_ASSIGN_OR_RETURN(
+        ModelGradients found,
+        CollectGradients(model, calibration_, options, request, phase, nullptr, store_.get()));
     phase.Done();
     const float share = 1.0f / static_cast<float>(iteration + 1);
     const auto average = [&](std::vector<float>& mean, std::vector<float>& value) {

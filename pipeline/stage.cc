@@ -79,7 +79,7 @@ Stage::Stage(const StageJob& job, const StagePlace& place, int threads, int64_t 
       pool_(threads),
       backend_(MakeCpuBackend(threads)),
       store_(job.spill_folder, memory / 2),
-      plans_(PlansOf(job.files.spec, place.blocks)),
+      plans_(PlansOf(job.files.spec, place.owned)),
       context_{job.options,    *job.files.checkpoint,
                job.files.spec, gradients_,
                inputs_,        outputs_,
@@ -94,17 +94,17 @@ class Stage::Saves : public GradientSaves {
   Saves(Stage& stage, WaveCuts* cuts) : stage_(stage), cuts_(cuts) {}
 
   int64_t first_wave() const override { return stage_.first_wave_; }
-  StatusOr<BlockGradients> Load(int64_t block) override {
-    BlockGradients sums;
+  StatusOr<std::vector<BlockGradients>> Load(int64_t block, size_t count) override {
+    std::vector<BlockGradients> sums(count);
     CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<ArchiveReader> reader,
                           stage_.job_.state->Read(block, BlockPart::kSums, stage_.first_wave_));
     if (reader == nullptr) return absl::DataLossError("sums of gradients are not there any more");
-    CVXQ_RETURN_IF_ERROR(LoadGradients(*reader, sums));
+    for (BlockGradients& part : sums) CVXQ_RETURN_IF_ERROR(LoadGradients(*reader, part));
     CVXQ_RETURN_IF_ERROR(reader->Finish());
     return sums;
   }
   bool Wanted(int64_t waves) override { return cuts_ != nullptr && cuts_->Wanted(waves); }
-  void Save(int64_t waves, int64_t block, const BlockGradients& sums) override {
+  void Save(int64_t waves, int64_t block, const std::vector<BlockGradients>& sums) override {
     if (status_.ok()) status_ = SaveBlock(waves, block, sums);
   }
   void Saved(int64_t waves) override {
@@ -113,11 +113,12 @@ class Stage::Saves : public GradientSaves {
   }
 
  private:
-  Status SaveBlock(int64_t waves, int64_t block, const BlockGradients& sums) {
-    CVXQ_ASSIGN_OR_RETURN(
-        const std::unique_ptr<ArchiveWriter> writer,
-        stage_.job_.state->Write(block, BlockPart::kSums, waves, StateBytes(sums)));
-    CVXQ_RETURN_IF_ERROR(SaveGradients(sums, *writer));
+  Status SaveBlock(int64_t waves, int64_t block, const std::vector<BlockGradients>& sums) {
+    int64_t bytes = 0;
+    for (const BlockGradients& part : sums) bytes += StateBytes(part);
+    CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<ArchiveWriter> writer,
+                          stage_.job_.state->Write(block, BlockPart::kSums, waves, bytes));
+    for (const BlockGradients& part : sums) CVXQ_RETURN_IF_ERROR(SaveGradients(part, *writer));
     Failpoint("sums-before-commit");
     return writer->Commit();
   }
@@ -146,11 +147,13 @@ Status Stage::Restore(const JobPosition& position) {
 }
 
 Status Stage::RestoreBlock(const JobPosition& position, int64_t block) {
+  if (!place_.owns(block) && position.step != kGradientStep) return absl::OkStatus();
   if (position.step >= kGradientStep) {
     CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<ArchiveReader> reader,
                           job_.state->Read(block, BlockPart::kGradients, 0));
     if (reader == nullptr) return absl::DataLossError("gradients are not in the job's state");
     CVXQ_RETURN_IF_ERROR(LoadGradients(*reader, gradients_[block]));
+    if (!place_.owns(block)) return absl::OkStatus();  // it takes the weights of tokens alone
     if (!outputs_.empty()) CVXQ_RETURN_IF_ERROR(LoadOutputs(*reader, store_, outputs_[block]));
     CVXQ_RETURN_IF_ERROR(reader->Finish());
     saved_.insert({block, BlockPart::kGradients});
@@ -224,7 +227,7 @@ Status Stage::SaveCodes() {
 }
 
 Status Stage::Save(int64_t step) {
-  for (int64_t block = place_.blocks.begin; block < place_.blocks.end; ++block) {
+  for (int64_t block = place_.owned.begin; block < place_.owned.end; ++block) {
     if (step >= kGradientStep) {
       CVXQ_RETURN_IF_ERROR(SaveStatistics(block, BlockPart::kGradients));
     }
@@ -265,14 +268,14 @@ Status Stage::Gradients(Progress::Phase& progress, WaveCuts* cuts) {
       CollectGradients(*model, job_.calibration, job_.gradients,
                        {.output_block = job_.needs.output_factors ? job_.output_block : 0,
                         .token_squares = job_.needs.output_factors},
-                       progress, &place_, job_.state != nullptr ? &saves : nullptr));
+                       progress, &place_, &store_, job_.state != nullptr ? &saves : nullptr));
   if (!job_.needs.output_factors) return absl::OkStatus();
   const auto order = [](int64_t, LinearId, int64_t first, std::span<const float> diagonal) {
     return EntropyRowOrder(first, static_cast<int64_t>(diagonal.size()));
   };
-  const StageTimes::Timer timer(place_.times, StageTask::kFactorOutputs, place_.blocks.size());
+  const StageTimes::Timer timer(place_.times, StageTask::kFactorOutputs, place_.owned.size());
   CVXQ_ASSIGN_OR_RETURN(
-      outputs_, FactorOutputMoments(job_.files.spec, place_.blocks, job_.output_block,
+      outputs_, FactorOutputMoments(job_.files.spec, place_.owned, job_.output_block,
                                     job_.options.shrinkage, order, gradients_, pool_, store_));
   return absl::OkStatus();
 }
@@ -289,9 +292,9 @@ Status Stage::Moments(Progress::Phase& progress) {
   const bool alone = place_.before == nullptr && place_.after == nullptr;
   if (!alone) options.blocks_at_once = BlocksAtOnce(job_.files.spec, memory_ / 2);
   inputs_.resize(job_.files.spec.layers);
-  int64_t kept = place_.blocks.begin;  // those before are in the state
+  int64_t kept = place_.owned.begin;  // those before are in the state
   if (job_.state != nullptr) {
-    for (bool there = true; kept < place_.blocks.end; kept += there) {
+    for (bool there = true; kept < place_.owned.end; kept += there) {
       CVXQ_RETURN_IF_ERROR(LoadMoments(kept, there));
       if (!there) break;
     }
@@ -320,7 +323,7 @@ StatusOr<EntropyAnswer> Stage::CarryOut(const EntropyOrder& order, int64_t step,
   const int64_t linears = static_cast<int64_t>(job_.files.spec.linears().size());
   EntropyAnswer answer;
   for (const EntropyOrder::Block& block : order.blocks) {
-    if (block.block < place_.blocks.begin || block.block >= place_.blocks.end) continue;
+    if (!place_.owns(block.block)) continue;
     const std::vector<int64_t>& there = coded_[block.block];
     if (codes && std::find(there.begin(), there.end(), step) != there.end()) {
       CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<ArchiveReader> reader,

@@ -59,8 +59,7 @@ class Stage {
   // Errors: as CollectGradients and FactorOutputMoments. `cuts` may be nullptr.
   Status Gradients(Progress::Phase& progress, WaveCuts* cuts);
   Status Moments(Progress::Phase& progress);
-  // Its part of an order, the job's step of this number: the blocks that are its own, in their
-  // order.
+  // Its part of an order, the job's step of this number: the blocks that it owns, in their order.
   StatusOr<EntropyAnswer> CarryOut(const EntropyOrder& order, int64_t step, Progress::Phase& phase);
   Status CorrectBiases(const EntropyTables& tables);
 
@@ -68,7 +67,7 @@ class Stage {
   Status Save(int64_t step);
 
   const BlockRange& blocks() const { return place_.blocks; }
-  std::vector<LinearPlan>& plans() { return plans_; }  // of its blocks
+  std::vector<LinearPlan>& plans() { return plans_; }  // of the blocks that it owns
   // The largest that a factorisation took.
   double output_damping() const;
   double input_damping() const;

@@ -36,6 +36,8 @@ using Arguments = std::vector<std::string>;
 
 const std::string kModel = std::string(CVXQ_SOURCE_DIR) + "/examples/models/kjv-llama-1m";
 const Arguments kJob = {"--bits", "2.2", "--samples", "200", "--seq-len", "64"};  // four waves
+// The model has four blocks: eight are two pipelines of four stages.
+constexpr int kWorkers[] = {1, 2, 3, 4, 8};
 
 int64_t FromEnvironment(const char* name, int64_t otherwise) {
   const char* value = std::getenv(name);
@@ -173,7 +175,7 @@ class ChaosTest : public testing::Test {
   static std::vector<std::string>* failpoints_;
   static Sha256* expected_;
   uint64_t run_ = 0, draws_ = 0, planned_ = 0;
-  int64_t deaths_ = 0;
+  int64_t deaths_ = 0, replicated_ = 0;
   std::set<std::string> died_at_;
   std::string folder_, log_;  // of the run
 };
@@ -187,7 +189,7 @@ void ChaosTest::RunLocally() {
   for (int attempt = 0; attempt < 20; ++attempt) {
     Arguments arguments = {"quantize", kModel,      "-o",
                            out,        "--quiet",   "--save-every",
-                           "0",        "--workers", absl::StrCat(1 + Draw(4))};
+                           "0",        "--workers", absl::StrCat(kWorkers[Draw(5)])};
     arguments.insert(arguments.end(), kJob.begin(), kJob.end());
     Victim victim(arguments, attempt < 6 ? NextFailpoint() : "", log_);
     while (victim.Lives()) absl::SleepFor(absl::Milliseconds(5));
@@ -202,7 +204,6 @@ void ChaosTest::RunLocally() {
 }
 
 void ChaosTest::RunService() {
-  constexpr int kWorkers[] = {1, 2, 3, 4, 8};
   const int count = kWorkers[Draw(5)];
   std::string clients = "127.0.0.1:0", workers = "127.0.0.1:0";
   std::unique_ptr<Victim> coordinator;
@@ -315,13 +316,15 @@ TEST_F(ChaosTest, SameBytesWhateverDies) {
       ASSERT_NO_FATAL_FAILURE(RunService());
     }
     ASSERT_EQ(Sums(folder_ + "/out"), *expected_) << "run " << i << "\n" << Log();
+    replicated_ += Log().find("\"replicas\":\"2\"") != std::string::npos;
     if (i % 50 == 49) {
       std::cerr << i + 1 - first << " runs, " << deaths_ << " deaths, at " << died_at_.size()
                 << " of " << failpoints_->size() << " places\n";
     }
   }
   std::cerr << runs << " runs, " << deaths_ << " deaths, at " << died_at_.size() << " of "
-            << failpoints_->size() << " places; all outputs the same\n";
+            << failpoints_->size() << " places, " << replicated_
+            << " jobs with replicas; all outputs the same\n";
   EXPECT_GT(deaths_, runs / 2);
 }
 
