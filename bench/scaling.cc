@@ -14,7 +14,7 @@
 #include <cmath>
 #include <cstdio>
 #include <fstream>
-#include <map>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -22,6 +22,7 @@
 #include "bench/scaling/gpu_costs.h"
 #include "bench/scaling/staged_job.h"
 #include "nlohmann/json.hpp"
+#include "pipeline/replicas.h"
 #include "pipeline/stage.h"
 #include "service/workers/waves.h"
 
@@ -96,7 +97,9 @@ StagedJob Measured(const json& run, int64_t blocks, int64_t waves, double transf
                .head = Each(run, "head"),
                .factor_outputs = Each(run, "factor_outputs"),
                .factor_inputs = Each(run, "factor_inputs"),
-               .transfer = transfer};
+               .transfer = transfer,
+               .fold_outputs = Each(run, "reduce"),
+               .fold_inputs = Each(run, "reduce")};
   double work = 0;
   for (const json& step : run["steps"]) {
     if (step["kind"] != "order") continue;
@@ -115,14 +118,17 @@ StagedJob Measured(const json& run, int64_t blocks, int64_t waves, double transf
   return job;
 }
 
-// Blocks of each stage, by what it did.
-std::vector<BlockRange> StagesOf(const json& run, int64_t waves) {
-  std::vector<BlockRange> stages;
-  for (const json& stage : run["steps"][0]["stages"]) {
-    const int64_t begin = stages.empty() ? 0 : stages.back().end;
-    stages.push_back({begin, begin + stage["forward"][0].get<int64_t>() / waves});
+// Blocks of each stage, by what its first replica did. Runs from before there were replicas have
+// one.
+StageLayout LayoutOf(const json& run, int64_t waves) {
+  StageLayout layout{.replicas = run.value("replicas", 1)};
+  const json& stages = run["steps"][0]["stages"];
+  const int64_t of_first = WavesOf(waves, PartsOf(waves, 0, layout.replicas)).size();
+  for (size_t i = 0; i < stages.size(); i += static_cast<size_t>(layout.replicas)) {
+    const int64_t begin = layout.stages.empty() ? 0 : layout.stages.back().end;
+    layout.stages.push_back({begin, begin + stages[i]["forward"][0].get<int64_t>() / of_first});
   }
-  return stages;
+  return layout;
 }
 
 Status Check(const std::string& path) {
@@ -155,8 +161,9 @@ Status Check(const std::string& path) {
   double worst = 0;
   for (const json& run : data["runs"]) {
     if (run["copies"] != 1) continue;
-    StageLayout layout{.together = true, .machine = {2, efficiency}};
-    layout.stages = StagesOf(run, waves);
+    StageLayout layout = LayoutOf(run, waves);
+    layout.together = true;
+    layout.machine = {2, efficiency};
     CVXQ_ASSIGN_OR_RETURN(const Prediction said, Predict(job, layout));
     const double real = run["seconds"], off = said.total / real - 1;
     worst = std::max(worst, std::abs(off));
@@ -196,40 +203,40 @@ struct Found {
   Prediction prediction;
 };
 
-// The quickest of all stages and replicas that make up `gpus`; without replicas, of as many stages
-// as there can be.
+// kResourceExhausted where a stage does not fit on a GPU.
+StatusOr<Found> Try(const ArchSpec& spec, const PredictFlags& flags, const JobLayout& layout,
+                    bool inputs_kept) {
+  Found found;
+  found.layout = {.stages = CutStages(spec, layout.stages),
+                  .replicas = layout.replicas,
+                  .inputs_kept = inputs_kept};
+  int64_t most = 0;
+  for (const BlockRange& range : found.layout.stages) most = std::max(most, range.size());
+  found.memory = MemoryOf(spec, flags.job, flags.gpu, most, layout.stages);
+  if (!found.memory.fits) return absl::ResourceExhaustedError("a stage does not fit on a GPU");
+  found.layout.blocks_at_once = found.memory.blocks_at_once;
+  found.job = GpuStagedJob(spec, flags.job, flags.gpu, found.memory.streamed);
+  CVXQ_ASSIGN_OR_RETURN(found.prediction, Predict(found.job, found.layout));
+  return found;
+}
+
+// The quickest of all layouts that there could be.
 StatusOr<Found> Best(const ArchSpec& spec, const PredictFlags& flags, int64_t gpus,
-                     bool may_replicate, bool inputs_kept) {
-  Found best;
-  for (int64_t stages = std::min(gpus, spec.layers); stages >= 1; --stages) {
-    if (may_replicate && gpus % stages != 0 && stages != spec.layers) continue;
-    Found found;
-    found.layout = {.stages = CutStages(spec, stages),
-                    .replicas = may_replicate ? gpus / stages : 1,
-                    .inputs_kept = inputs_kept};
-    int64_t most = 0;
-    for (const BlockRange& range : found.layout.stages) most = std::max(most, range.size());
-    found.memory = MemoryOf(spec, flags.job, flags.gpu, most, stages);
-    if (!found.memory.fits) continue;
-    found.layout.blocks_at_once = found.memory.blocks_at_once;
-    // The largest linear is coded by one GPU.
-    found.layout.most_shared = static_cast<double>(spec.quantized_parameters()) /
-                               static_cast<double>(spec.layers * spec.hidden * spec.intermediate);
-    found.job =
-        GpuStagedJob(spec, flags.job, flags.gpu, found.memory.streamed, found.layout.replicas);
-    CVXQ_ASSIGN_OR_RETURN(found.prediction, Predict(found.job, found.layout));
-    const bool better = found.prediction.total < best.prediction.total;
-    if (best.layout.stages.empty() || better) best = std::move(found);
-    if (!may_replicate) break;
+                     int64_t most_replicas, bool inputs_kept) {
+  StatusOr<Found> best = absl::ResourceExhaustedError("no stage fits on a GPU");
+  for (int64_t replicas = 1; replicas <= std::min(gpus, most_replicas); ++replicas) {
+    const JobLayout layout = {std::min(gpus / replicas, spec.layers), replicas};
+    StatusOr<Found> found = Try(spec, flags, layout, inputs_kept);
+    if (!found.ok()) continue;
+    if (!best.ok() || found->prediction.total < best->prediction.total) best = std::move(found);
   }
-  if (best.layout.stages.empty()) return absl::ResourceExhaustedError("no stage fits on a GPU");
   return best;
 }
 
 // Minutes more where the stage in the middle is lost half-way and begins anew.
 StatusOr<double> MinutesOfLoss(const Found& found, double seconds) {
   StageLayout layout = found.layout;
-  layout.losses = {{.process = static_cast<int64_t>(layout.stages.size()) / 2,
+  layout.losses = {{.process = static_cast<int64_t>(layout.stages.size()) / 2 * layout.replicas,
                     .at = found.prediction.total / 2,
                     .seconds = seconds}};
   CVXQ_ASSIGN_OR_RETURN(const Prediction lost, Predict(found.job, layout));
@@ -238,7 +245,7 @@ StatusOr<double> MinutesOfLoss(const Found& found, double seconds) {
 
 Status PredictAll(const PredictFlags& flags) {
   CVXQ_ASSIGN_OR_RETURN(const ArchSpec spec, Llama405B());
-  const double ideal = WorkSeconds(GpuStagedJob(spec, flags.job, flags.gpu, false, 1));
+  const double ideal = WorkSeconds(GpuStagedJob(spec, flags.job, flags.gpu, false));
   std::printf(
       "Llama-3.1-405B, %lld sequences of %lld tokens; %.1f hours on one GPU that holds all.\n"
       "No GPU was measured: products at %.0f %% of %.0f (BF16) and %.0f (FP32) TFLOPS, "
@@ -251,13 +258,21 @@ Status PredictAll(const PredictFlags& flags) {
       "| a loss |\n| ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n");
   struct Kind {
     const char* name;
-    bool may_replicate, inputs_kept;
+    bool inputs_kept;
+    std::function<JobLayout(int64_t gpus)> layout;  // none: the best
   };
+  const int64_t waves = GpuStagedJob(spec, flags.job, flags.gpu, false).waves;
+  const int64_t most = PartCount(waves);
+  const std::vector<Kind> kinds = {
+      {"one pipeline", false, [&](int64_t gpus) { return ChooseLayout(spec, gpus, waves, 1); }},
+      {"as built", false, [&](int64_t gpus) { return ChooseLayout(spec, gpus, waves, most); }},
+      {"best layout", false, nullptr},
+      {"best layout, inputs kept", true, nullptr}};
   for (int64_t gpus = 8; gpus <= 512; gpus *= 2) {
-    for (const Kind& kind : {Kind{"as built", false, false}, Kind{"inputs kept", false, true},
-                             Kind{"replicas, inputs kept", true, true}}) {
+    for (const Kind& kind : kinds) {
       CVXQ_ASSIGN_OR_RETURN(const Found found,
-                            Best(spec, flags, gpus, kind.may_replicate, kind.inputs_kept));
+                            kind.layout ? Try(spec, flags, kind.layout(gpus), kind.inputs_kept)
+                                        : Best(spec, flags, gpus, most, kind.inputs_kept));
       CVXQ_ASSIGN_OR_RETURN(const double loss, MinutesOfLoss(found, flags.back));
       const Prediction& p = found.prediction;
       std::printf("| %lld | %lld x %lld, %s | %s | %.1f | %.1f | %.1f | %.1f | %.0f %% | %.1f |\n",

@@ -102,15 +102,19 @@ class Service:
             step["stages"] = [step["stages"][stage] for stage in sorted(step["stages"], key=int)]
         return list(steps.values())
 
+    def replicas(self):
+        """Of the pipeline, as the coordinator has laid the job out."""
+        return next(int(line["replicas"]) for line in self.log("coordinator") if line["message"] == "job laid out")
+
 
 def run(binary, model, work, name, workers, arguments):
     options = ["--bits", arguments.bits, "--codec", "entropy", "--compute", "bf16", "--threads", 1,
                "--samples", arguments.samples, "--seq-len", arguments.seq_len]
     with Service(binary, work / name, workers, arguments.memory, arguments.save_every) as service:
         seconds, job = service.run(model, options)
-        steps = service.steps()
+        steps, replicas = service.steps(), service.replicas()
     files = job["result"]["sha256"]
-    return {"workers": workers, "seconds": seconds, "files": files, "steps": steps}
+    return {"workers": workers, "replicas": replicas, "seconds": seconds, "files": files, "steps": steps}
 
 
 def machine_cpu_seconds():

@@ -19,9 +19,12 @@ class QuantizeCommand : public Command {
     CLI::App* command =
         Declare(app, "quantize", "Compress a checkpoint to a size or a number of bits a weight",
                 "cvxq quantize models/llama --bits 3 -o llama-3bit");
-    command->add_option("MODEL", options_.model, "Checkpoint (Hugging Face layout): folder or s3://BUCKET/PREFIX")
+    command
+        ->add_option("MODEL", options_.model,
+                     "Checkpoint (Hugging Face layout): folder or s3://BUCKET/PREFIX")
         ->required();
-    command->add_option("-o,--output", options_.output, "Folder or s3://BUCKET/PREFIX to make")->required();
+    command->add_option("-o,--output", options_.output, "Folder or s3://BUCKET/PREFIX to make")
+        ->required();
     command->add_option("--bits", options_.bits, "Bits a quantised weight, all bytes counted");
     command->add_option("--size", size_, "Bytes of the whole output: 700MB, 1.5GiB");
     command->add_flag("--nominal", options_.nominal, "--bits counts codes only, as papers do");
@@ -99,6 +102,10 @@ class QuantizeCommand : public Command {
         ->add_option("--workers", options_.workers,
                      "Stages of the model that work at the same time, each with its share of "
                      "threads and memory; the result is the same")
+        ->capture_default_str();
+    command
+        ->add_option("--replicas", options_.replicas,
+                     "Of --workers / N stages, each for a share of the samples (0: as it pays)")
         ->capture_default_str();
     command
         ->add_option("--save-every", options_.save_seconds,

@@ -4,11 +4,13 @@
 #include <cmath>
 #include <deque>
 #include <functional>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_format.h"
 #include "base/interrupt.h"
 #include "base/random.h"
+#include "pipeline/part_sums.h"
 #include "pipeline/principal_components.h"
 #include "pipeline/stage_times.h"
 
@@ -21,7 +23,16 @@ constexpr int64_t kHeadTokens = 256;  // rows of logits at a time: a vocabulary 
 // Sub-streams of the seed.
 enum Stream : uint64_t { kLabelStream = 1, kSignStream = 2, kTokenStream = 3 };
 
-// The sums of one linear on the backend, while they grow.
+// What is summed up of each linear, part by part of the waves.
+enum Summed : int64_t { kMember, kGroup, kOutputMoment, kSummedCount };
+
+int64_t WaveCount(const CalibrationSet& calibration, const GradientOptions& options) {
+  const int64_t per_wave = WaveSequences(calibration.seq_len);
+  return (options.samples + per_wave - 1) / per_wave;
+}
+
+// The sums of one linear on the backend, while they grow: of the part under way, but for
+// token_square.
 struct Accumulator {
   Tensor member, group, output_moment, token_square;
   Tensor row_group, column_group;  // of `group`; of `member` one side is all zeros
@@ -30,7 +41,8 @@ struct Accumulator {
 class GradientCollector {
  public:
   GradientCollector(Model& model, const CalibrationSet& calibration, const GradientOptions& options,
-                    const GradientRequest& request, const StagePlace& place, GradientSaves* saves)
+                    const GradientRequest& request, const StagePlace& place, SpillStore& store,
+                    GradientSaves* saves)
       : model_(model),
         backend_(model.backend()),
         spec_(model.spec()),
@@ -38,19 +50,21 @@ class GradientCollector {
         options_(options),
         request_(request),
         place_(place),
-        saves_(saves) {}
+        saves_(saves),
+        parts_(place_, StageBoundary::Stream::kGradientSums, WaveCount(calibration, options),
+               kLinearCount * kSummedCount, store) {}
 
   StatusOr<ModelGradients> Run(Progress::Phase& progress) {
     if (options_.objective == Objective::kHidden) {
       CVXQ_ASSIGN_OR_RETURN(components_, HiddenComponents(model_, calibration_, options_));
     }
     Allocate();
-    const int64_t wave_sequences = WaveSequences(calibration_.seq_len);
-    const int64_t waves = (options_.samples + wave_sequences - 1) / wave_sequences;
-    const int64_t first = saves_ != nullptr ? std::min(saves_->first_wave(), waves) : 0;
-    if (first > 0) {
-      CVXQ_RETURN_IF_ERROR(Restore());
-      progress.Advance(std::min(first * wave_sequences, options_.samples));
+    const int64_t waves = parts_.waves().end;
+    int64_t first = parts_.waves().begin;
+    if (saves_ != nullptr && saves_->first_wave() > 0) {
+      first = std::min(saves_->first_wave(), waves);
+      CVXQ_RETURN_IF_ERROR(Restore(first));
+      progress.Advance(std::min(first * WaveSequences(calibration_.seq_len), options_.samples));
     }
     // Backward passes go in the order of the waves, however many forward passes are ahead.
     for (int64_t forward = first, backward = first; backward < waves;) {
@@ -64,6 +78,7 @@ class GradientCollector {
       ahead_.pop_front();
       ++backward;
       progress.Advance(sequences);
+      if (parts_.EndsPart(backward)) CVXQ_RETURN_IF_ERROR(EndPart());
       if (saves_ != nullptr && backward < waves && saves_->Wanted(backward)) {
         CVXQ_RETURN_IF_ERROR(Save(backward));
       }
@@ -113,45 +128,116 @@ class GradientCollector {
     }
   }
 
-  // What a save takes of a linear: its sum on the backend, and where it goes.
-  static std::array<std::pair<Tensor*, std::vector<float>*>, 4> SumsOf(Accumulator& sum,
-                                                                       LinearGradients& values) {
+  // What is summed up of a linear: on the backend, and where it goes.
+  static std::array<std::pair<Tensor*, std::vector<float>*>, kSummedCount> SumsOf(
+      Accumulator& sum, LinearGradients& values) {
     return {{{&sum.member, &values.member},
              {&sum.group, &values.group},
-             {&sum.output_moment, &values.output_moment},
-             {&sum.token_square, &values.token_square}}};
+             {&sum.output_moment, &values.output_moment}}};
   }
 
+  // Calls body(block, linear, number of the sum in the block, sum, values) for all sums of some
+  // blocks, values being those of `result`.
+  template <typename Body>
+  Status EachSum(BlockRange blocks, ModelGradients& result, const Body& body) {
+    for (int64_t block = blocks.begin; block < blocks.end; ++block) {
+      for (const LinearId id : spec_.linears()) {
+        const int linear = static_cast<int>(id);
+        const auto sums = SumsOf(sums_[block][linear], result[block][linear]);
+        for (int64_t i = 0; i < kSummedCount; ++i) {
+          if (sums[i].first->empty()) continue;
+          CVXQ_RETURN_IF_ERROR(
+              body(block, id, linear * kSummedCount + i, *sums[i].first, *sums[i].second));
+        }
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  std::vector<float> ToHost(const Tensor& tensor) {
+    std::vector<float> values(tensor.shape.elements());
+    backend_.Download(tensor, values.data());
+    return values;
+  }
+
+  // Sums of the part under way go to those of the parts before; the next part begins.
+  Status EndPart() {
+    const StageTimes::Timer timer(place_.times, StageTask::kReduce, place_.blocks.size());
+    ModelGradients none(spec_.layers);
+    return EachSum(place_.blocks, none,
+                   [&](int64_t block, LinearId, int64_t number, Tensor& sum, auto&) -> Status {
+                     std::vector<float> values = ToHost(sum);
+                     backend_.Fill(sum, 0);
+                     CVXQ_RETURN_IF_ERROR(backend_.Synchronize());
+                     return parts_.Add(block, number, std::move(values));
+                   });
+  }
+
+  // Of the blocks one by one: what parts before have come to, and the part under way.
   Status Save(int64_t waves) {
+    const size_t subtrees = parts_.SubtreesOf(waves).size();
     for (int64_t block = place_.blocks.begin; block < place_.blocks.end; ++block) {
-      std::array<LinearGradients, kLinearCount> values;
-      for (int id = 0; id < kLinearCount; ++id) {
-        for (const auto& [tensor, into] : SumsOf(sums_[block][id], values[id])) {
-          if (tensor->empty()) continue;
-          into->resize(tensor->shape.elements());
-          backend_.Download(*tensor, into->data());
+      std::vector<std::array<LinearGradients, kLinearCount>> sums;
+      for (size_t subtree = 0; subtree <= subtrees; ++subtree) {
+        ModelGradients values(spec_.layers);
+        CVXQ_RETURN_IF_ERROR(
+            EachSum({block, block + 1}, values,
+                    [&](int64_t, LinearId, int64_t number, Tensor& sum, auto& into) -> Status {
+                      if (subtree == subtrees) {
+                        into = ToHost(sum);
+                      } else {
+                        CVXQ_ASSIGN_OR_RETURN(into, parts_.Get(block, number, subtree));
+                      }
+                      return absl::OkStatus();
+                    }));
+        sums.push_back(std::move(values[block]));
+      }
+      for (const LinearId id : spec_.linears()) {
+        const Tensor& squares = sums_[block][static_cast<int>(id)].token_square;
+        if (!squares.empty()) {
+          sums.back()[static_cast<int>(id)].token_square = ToHost(squares);
         }
       }
       CVXQ_RETURN_IF_ERROR(backend_.Synchronize());
-      saves_->Save(waves, block, values);
+      saves_->Save(waves, block, sums);
     }
     saves_->Saved(waves);
     return absl::OkStatus();
   }
 
-  Status Restore() {
+  Status Restore(int64_t waves) {
+    const std::vector<WaveRange> subtrees = parts_.SubtreesOf(waves);
+    const auto fits = [](const std::vector<float>& values, const Tensor& tensor) {
+      const size_t elements = tensor.empty() ? 0 : tensor.shape.elements();
+      return values.size() == elements ? absl::OkStatus()
+                                       : absl::DataLossError(
+                                             "sums of gradients that were saved are of another "
+                                             "model");
+    };
     for (int64_t block = place_.blocks.begin; block < place_.blocks.end; ++block) {
-      CVXQ_ASSIGN_OR_RETURN(auto values, saves_->Load(block));
-      for (int id = 0; id < kLinearCount; ++id) {
-        for (const auto& [tensor, from] : SumsOf(sums_[block][id], values[id])) {
-          const size_t elements = tensor->empty() ? 0 : tensor->shape.elements();
-          if (from->size() != elements) {
-            return absl::DataLossError("sums of gradients that were saved are of another model");
-          }
-          if (elements > 0) backend_.Upload(from->data(), *tensor);
+      CVXQ_ASSIGN_OR_RETURN(auto saved, saves_->Load(block, subtrees.size() + 1));
+      for (size_t subtree = 0; subtree <= subtrees.size(); ++subtree) {
+        ModelGradients values(spec_.layers);
+        values[block] = std::move(saved[subtree]);
+        CVXQ_RETURN_IF_ERROR(
+            EachSum({block, block + 1}, values,
+                    [&](int64_t, LinearId, int64_t number, Tensor& sum, auto& from) -> Status {
+                      CVXQ_RETURN_IF_ERROR(fits(from, sum));
+                      if (subtree < subtrees.size()) {
+                        return parts_.Restore(block, number, subtrees[subtree], from);
+                      }
+                      backend_.Upload(from.data(), sum);
+                      return absl::OkStatus();
+                    }));
+        if (subtree < subtrees.size()) continue;
+        for (const LinearId id : spec_.linears()) {
+          Tensor& squares = sums_[block][static_cast<int>(id)].token_square;
+          const std::vector<float>& from = values[block][static_cast<int>(id)].token_square;
+          CVXQ_RETURN_IF_ERROR(fits(from, squares));
+          if (!squares.empty()) backend_.Upload(from.data(), squares);
         }
+        CVXQ_RETURN_IF_ERROR(backend_.Synchronize());
       }
-      CVXQ_RETURN_IF_ERROR(backend_.Synchronize());
     }
     return absl::OkStatus();
   }
@@ -319,9 +405,8 @@ class GradientCollector {
     }
   }
 
-  StatusOr<std::vector<float>> Download(const Tensor& tensor, int64_t block, LinearId id) {
-    std::vector<float> values(tensor.shape.elements());
-    backend_.Download(tensor, values.data());
+  // From sums over tokens to means.
+  Status Divide(std::vector<float>& values, int64_t block, LinearId id) const {
     const float scale = 1.0f / static_cast<float>(options_.samples * calibration_.seq_len);
     for (float& value : values) {
       value *= scale;
@@ -332,31 +417,82 @@ class GradientCollector {
             spec_.LinearName(block, id)));
       }
     }
-    return values;
+    return absl::OkStatus();
   }
 
   StatusOr<ModelGradients> Finish() {
     ModelGradients result(spec_.layers);
-    for (int64_t block = place_.blocks.begin; block < place_.blocks.end; ++block) {
+    // Everything is given before anything is waited for.
+    for (const BlockRange& others : {BlockRange{place_.blocks.begin, place_.owned.begin},
+                                     BlockRange{place_.owned.end, place_.blocks.end}}) {
+      CVXQ_RETURN_IF_ERROR(
+          EachSum(others, result,
+                  [&](int64_t block, LinearId, int64_t number, Tensor& sum, auto&) -> Status {
+                    std::vector<float> values = ToHost(sum);
+                    sum = Tensor();
+                    return parts_.Give(block, number, std::move(values));
+                  }));
+    }
+    CVXQ_RETURN_IF_ERROR(FinishTokenSquares(result));
+    CVXQ_RETURN_IF_ERROR(EachSum(
+        place_.owned, result,
+        [&](int64_t block, LinearId id, int64_t number, Tensor& sum, auto& values) -> Status {
+          values = ToHost(sum);
+          sum = Tensor();
+          CVXQ_RETURN_IF_ERROR(parts_.Total(block, number, values));
+          return Divide(values, block, id);
+        }));
+    for (int64_t block = place_.owned.begin; block < place_.owned.end; ++block) {
       for (const LinearId id : spec_.linears()) {
-        Accumulator& sum = sums_[block][static_cast<int>(id)];
-        LinearGradients& out = result[block][static_cast<int>(id)];
-        if (!sum.member.empty()) {
-          CVXQ_ASSIGN_OR_RETURN(out.member, Download(sum.member, block, id));
-        }
-        if (!sum.group.empty()) {
-          CVXQ_ASSIGN_OR_RETURN(const std::vector<float> sums, Download(sum.group, block, id));
-          out.group = GroupMeans((*request_.layouts)[block][static_cast<int>(id)], sums);
-        }
-        if (!sum.output_moment.empty()) {
-          CVXQ_ASSIGN_OR_RETURN(out.output_moment, Download(sum.output_moment, block, id));
-        }
-        if (!sum.token_square.empty()) {
-          CVXQ_ASSIGN_OR_RETURN(out.token_square, Download(sum.token_square, block, id));
-        }
+        std::vector<float>& group = result[block][static_cast<int>(id)].group;
+        if (group.empty()) continue;
+        group = GroupMeans((*request_.layouts)[block][static_cast<int>(id)], group);
       }
     }
     return result;
+  }
+
+  // Each replica gets those of all tokens: together they say what one token counts.
+  Status FinishTokenSquares(ModelGradients& result) {
+    if (!request_.token_squares) return absl::OkStatus();
+    constexpr auto kStream = StageBoundary::Stream::kTokenSquares;
+    const int64_t own = place_.replica;
+    const auto number = [](int64_t block, LinearId id, int64_t from, int64_t to) {
+      const int64_t linear = block * kLinearCount + static_cast<int>(id);
+      return (linear * kMostParts + from) * kMostParts + to;
+    };
+    for (int64_t block = place_.blocks.begin; block < place_.blocks.end; ++block) {
+      for (const LinearId id : spec_.linears()) {
+        std::vector<float>& squares = result[block][static_cast<int>(id)].token_square;
+        squares = ToHost(sums_[block][static_cast<int>(id)].token_square);
+        for (int64_t other = 0; other < place_.replicas; ++other) {
+          if (other == own) continue;
+          CVXQ_RETURN_IF_ERROR(place_.peers[other]->Send(kStream, number(block, id, own, other),
+                                                         TokensOf(own, squares)));
+        }
+      }
+    }
+    for (int64_t block = place_.blocks.begin; block < place_.blocks.end; ++block) {
+      for (const LinearId id : spec_.linears()) {
+        std::vector<float>& squares = result[block][static_cast<int>(id)].token_square;
+        for (int64_t other = 0; other < place_.replicas; ++other) {
+          if (other == own) continue;
+          CVXQ_RETURN_IF_ERROR(place_.peers[other]->Receive(kStream, number(block, id, other, own),
+                                                            TokensOf(other, squares)));
+        }
+        CVXQ_RETURN_IF_ERROR(Divide(squares, block, id));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  // Those of a replica among the values of all tokens.
+  std::span<float> TokensOf(int64_t replica, std::vector<float>& all) const {
+    const WaveRange waves = parts_.WavesOfReplica(replica);
+    const int64_t per_wave = WaveSequences(calibration_.seq_len) * calibration_.seq_len;
+    const int64_t begin = waves.begin * per_wave;
+    const int64_t end = std::min(waves.end * per_wave, static_cast<int64_t>(all.size()));
+    return std::span(all).subspan(begin, end - begin);
   }
 
   // Sums [clusters, lines] (kColumns) or [lines, clusters] (kRows) as means [clusters, lines].
@@ -382,6 +518,7 @@ class GradientCollector {
   const GradientRequest& request_;
   const StagePlace place_;
   GradientSaves* const saves_;
+  PartSums parts_;
   std::vector<float> components_;  // [K, E]
   std::deque<WaveAhead> ahead_;    // in their order
   std::vector<float> buffer_;
@@ -395,14 +532,16 @@ int64_t WaveSequences(int64_t seq_len) { return std::max<int64_t>(1, kWaveTokens
 StatusOr<ModelGradients> CollectGradients(Model& model, const CalibrationSet& calibration,
                                           const GradientOptions& options,
                                           const GradientRequest& request, Progress::Phase& progress,
-                                          const StagePlace* place, GradientSaves* saves) {
+                                          const StagePlace* place, SpillStore* store,
+                                          GradientSaves* saves) {
   if (options.objective == Objective::kHidden && options.estimator == Estimator::kLabels) {
     return absl::InvalidArgumentError(
         "--estimator labels needs --objective fisher; use signs or tokens with hidden");
   }
+  SpillStore in_memory("", std::numeric_limits<int64_t>::max());
   return GradientCollector(model, calibration, options, request,
                            place != nullptr ? *place : StagePlace::Whole(model.spec().layers),
-                           saves)
+                           store != nullptr ? *store : in_memory, saves)
       .Run(progress);
 }
 

@@ -14,6 +14,7 @@
 #include "pipeline/calibration.h"
 #include "pipeline/stage_place.h"
 #include "quant/groups.h"
+#include "storage/spill_store.h"
 
 namespace cvxq {
 
@@ -66,23 +67,29 @@ class GradientSaves {
   virtual ~GradientSaves() = default;
   // How many waves are in the sums that Load gives; 0: Load is not called.
   virtual int64_t first_wave() const = 0;
-  // The sums of a block, not divided by anything yet.
-  virtual StatusOr<std::array<LinearGradients, kLinearCount>> Load(int64_t block) = 0;
+  // The sums of a block, not divided by anything yet, as Save was given them: so many.
+  virtual StatusOr<std::vector<std::array<LinearGradients, kLinearCount>>> Load(int64_t block,
+                                                                                size_t count) = 0;
   // So many waves are in the sums now, and not all yet: whether to save them.
   virtual bool Wanted(int64_t waves) = 0;
+  // Those of subtrees of parts (replicas.h), and last of the part under way, with the squares of
+  // all tokens until now.
   virtual void Save(int64_t waves, int64_t block,
-                    const std::array<LinearGradients, kLinearCount>& sums) = 0;
+                    const std::vector<std::array<LinearGradients, kLinearCount>>& sums) = 0;
   // Those of all blocks have been given to Save.
   virtual void Saved(int64_t waves) = 0;
 };
 
-// Of all blocks, or of a stage's (others are empty; `place`: kFisher, not kTokens). The same result
-// for any number of threads and stages. Errors: weights that cannot be read, gradients that are not
-// finite (kDataLoss naming block and linear), interruption, a neighbour that failed.
+// Of all blocks, or of those that a stage owns (others are empty, but for token_square of all that
+// it runs through; `place`: kFisher, not kTokens). The same result for any number of threads,
+// stages and replicas. Sums of parts of the waves are kept in `store` (nullptr: in memory). `saves`
+// is for one replica. Errors: weights that cannot be read, gradients that are not finite (kDataLoss
+// naming block and linear), disk, interruption, a neighbour that failed.
 StatusOr<ModelGradients> CollectGradients(Model& model, const CalibrationSet& calibration,
                                           const GradientOptions& options,
                                           const GradientRequest& request, Progress::Phase& progress,
                                           const StagePlace* place = nullptr,
+                                          SpillStore* store = nullptr,
                                           GradientSaves* saves = nullptr);
 
 // The principal components of the final hidden states of the calibration tokens, those of largest

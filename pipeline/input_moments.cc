@@ -6,12 +6,13 @@
 
 #include "base/interrupt.h"
 #include "pipeline/gradients.h"
+#include "pipeline/part_sums.h"
 #include "pipeline/stage_times.h"
 
 namespace cvxq {
 namespace {
 
-// The moments of one block while they grow, on the backend.
+// The moments of one block while they grow, on the backend: of the part of the waves under way.
 struct BlockSums {
   std::array<Tensor, kInputCount> moment, sum;
 };
@@ -26,7 +27,9 @@ class MomentCollector {
         options_(options),
         pool_(pool),
         store_(store),
-        place_(place) {}
+        place_(place),
+        parts_(place_, StageBoundary::Stream::kMomentSums, WaveCount(calibration), 2 * kInputCount,
+               store) {}
 
   StatusOr<ModelMoments> Run(Progress::Phase& progress) {
     ModelMoments result(model_.spec().layers);
@@ -36,24 +39,30 @@ class MomentCollector {
     }
     while (place_.after == nullptr && stop > place_.blocks.begin && Known(stop - 1)) --stop;
     progress.Advance(place_.blocks.end - stop);
-    const int64_t per_wave = WaveSequences(calibration_.seq_len);
-    const int64_t waves = (calibration_.samples + per_wave - 1) / per_wave;
-    activations_.assign(waves, -1);
+    activations_.assign(parts_.waves().end, -1);
     for (int64_t begin = place_.blocks.begin; begin < stop;) {
       const int64_t end = std::min(begin + options_.blocks_at_once, stop);
       std::vector<BlockSums> sums(end - begin);
       for (int64_t block = begin; block < end; ++block) {
         if (!Known(block)) sums[block - begin] = NewSums();
       }
-      for (int64_t wave = 0; wave < waves; ++wave) {
+      for (int64_t wave = parts_.waves().begin; wave < parts_.waves().end; ++wave) {
         CVXQ_RETURN_IF_ERROR(CheckInterrupted());
         CVXQ_ASSIGN_OR_RETURN(Tensor x, begin == place_.blocks.begin ? Enter(wave) : Again(wave));
         for (int64_t block = begin; block < end; ++block) {
           CVXQ_RETURN_IF_ERROR(RunBlock(block, wave, x, sums[block - begin]));
+          if (parts_.EndsPart(wave + 1)) {
+            CVXQ_RETURN_IF_ERROR(EndPart(block, sums[block - begin]));
+          }
         }
         CVXQ_RETURN_IF_ERROR(Leave(wave, x, end == stop));
       }
+      // Everything is given before anything is waited for.
       for (int64_t block = begin; block < end; ++block) {
+        if (!place_.owns(block)) CVXQ_RETURN_IF_ERROR(GiveBlock(block, sums[block - begin]));
+      }
+      for (int64_t block = begin; block < end; ++block) {
+        if (!place_.owns(block)) continue;
         progress.Advance();
         if (Known(block)) continue;
         CVXQ_RETURN_IF_ERROR(FinishBlock(block, sums[block - begin], result[block]));
@@ -65,8 +74,14 @@ class MomentCollector {
   }
 
  private:
+  static int64_t WaveCount(const CalibrationSet& calibration) {
+    const int64_t per_wave = WaveSequences(calibration.seq_len);
+    return (calibration.samples + per_wave - 1) / per_wave;
+  }
+
+  // Others wait for the sums of what is not owned here, whatever this stage may have.
   bool Known(int64_t block) const {
-    if (options_.known == nullptr) return false;
+    if (options_.known == nullptr || !place_.owns(block)) return false;
     const auto& inputs = (*options_.known)[block];
     return std::any_of(inputs.begin(), inputs.end(),
                        [](const InputMoments& moments) { return !moments.mean.empty(); });
@@ -119,13 +134,51 @@ class MomentCollector {
     for (const LinearId id : model_.spec().linears()) {
       const int input = static_cast<int>(InputOf(id));
       const int64_t n = model_.spec().columns(id);
-      if (!sums.moment[input].empty()) continue;
-      sums.moment[input] = backend_.Allocate(DType::kF32, {n, n});
+      if (!sums.sum[input].empty()) continue;
       sums.sum[input] = backend_.Allocate(DType::kF32, {n});
-      backend_.Fill(sums.moment[input], 0);
       backend_.Fill(sums.sum[input], 0);
+      if (!options_.factor) continue;
+      sums.moment[input] = backend_.Allocate(DType::kF32, {n, n});
+      backend_.Fill(sums.moment[input], 0);
     }
     return sums;
+  }
+
+  // Calls body(number of the sum in the block, sum) for all sums of a block.
+  template <typename Body>
+  static Status EachSum(BlockSums& sums, const Body& body) {
+    for (int i = 0; i < kInputCount; ++i) {
+      for (Tensor* sum : {&sums.sum[i], &sums.moment[i]}) {
+        if (sum->empty()) continue;
+        CVXQ_RETURN_IF_ERROR(body(2 * i + (sum == &sums.moment[i]), *sum));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  std::vector<float> ToHost(const Tensor& tensor) {
+    std::vector<float> values(tensor.shape.elements());
+    backend_.Download(tensor, values.data());
+    return values;
+  }
+
+  // Sums of the part under way go to those of the parts before; the next part begins.
+  Status EndPart(int64_t block, BlockSums& sums) {
+    const StageTimes::Timer timer(place_.times, StageTask::kReduce);
+    return EachSum(sums, [&](int64_t number, Tensor& sum) -> Status {
+      std::vector<float> values = ToHost(sum);
+      backend_.Fill(sum, 0);
+      CVXQ_RETURN_IF_ERROR(backend_.Synchronize());
+      return parts_.Add(block, number, std::move(values));
+    });
+  }
+
+  Status GiveBlock(int64_t block, BlockSums& sums) {
+    return EachSum(sums, [&](int64_t number, Tensor& sum) -> Status {
+      std::vector<float> values = ToHost(sum);
+      sum = Tensor();
+      return parts_.Give(block, number, std::move(values));
+    });
   }
 
   Status RunBlock(int64_t block, int64_t index, Tensor& x, BlockSums& sums) {
@@ -173,19 +226,22 @@ class MomentCollector {
   }
 
   Status FinishBlock(int64_t block, BlockSums& sums, std::array<InputMoments, kInputCount>& out) {
+    std::array<std::vector<float>, 2 * kInputCount> totals;
+    CVXQ_RETURN_IF_ERROR(EachSum(sums, [&](int64_t number, Tensor& sum) -> Status {
+      totals[number] = ToHost(sum);
+      sum = Tensor();
+      return parts_.Total(block, number, totals[number]);
+    }));
     const StageTimes::Timer timer(place_.times, StageTask::kFactorInputs);
     const double tokens = static_cast<double>(calibration_.samples * calibration_.seq_len);
     std::array<std::vector<float>, kInputCount> moments;
     for (int i = 0; i < kInputCount; ++i) {
-      if (sums.sum[i].empty()) continue;
-      out[i].mean.resize(sums.sum[i].shape.elements());
-      backend_.Download(sums.sum[i], out[i].mean.data());
+      if (totals[2 * i].empty()) continue;
+      out[i].mean = std::move(totals[2 * i]);
       for (float& value : out[i].mean) value = static_cast<float>(value / tokens);
       if (!options_.factor) continue;
-      const int64_t n = sums.moment[i].shape[0];
-      moments[i].resize(n * n);
-      backend_.Download(sums.moment[i], moments[i].data());
-      sums.moment[i] = Tensor();
+      const int64_t n = static_cast<int64_t>(out[i].mean.size());
+      moments[i] = std::move(totals[2 * i + 1]);
       for (float& value : moments[i]) value = static_cast<float>(value / tokens);
       out[i].diagonal.resize(n);
       for (int64_t k = 0; k < n; ++k) out[i].diagonal[k] = moments[i][k * n + k];
@@ -236,6 +292,7 @@ class MomentCollector {
   ThreadPool& pool_;
   SpillStore& store_;
   const StagePlace place_;
+  PartSums parts_;
   std::vector<SpillStore::Handle> activations_;  // of each wave
   std::vector<float> buffer_;
 };

@@ -62,8 +62,9 @@ struct MomentOptions {
   int64_t blocks_at_once = 1;
 };
 
-// Runs all samples through the model's blocks, or a stage's (others are empty). The same for any
-// number of threads, stages and blocks at once. Errors: weights, factorisation (naming the block),
+// Runs all samples through the model's blocks, or a replica's through a stage's; moments are those
+// of the blocks that the stage owns (others are empty). The same for any number of threads, stages,
+// replicas and blocks at once. Errors: weights, factorisation (naming the block),
 // disk, interruption, a neighbour that failed.
 StatusOr<ModelMoments> CollectInputMoments(Model& model, const CalibrationSet& calibration,
                                            const MomentOptions& options, ThreadPool& pool,

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <condition_variable>
+#include <limits>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -23,29 +24,53 @@ constexpr size_t kWaitingMoments = 4;
 // Waits are cut short once `Stop` was called.
 class LocalStages::Boundary : public StageBoundary {
  public:
-  Status Send(Stream stream, int64_t wave, std::span<const float> values) override {
-    std::unique_lock lock(mutex_);
-    std::map<int64_t, std::vector<float>>& waiting = waiting_[static_cast<int>(stream)];
-    changed_.wait(lock, [&] {
-      return stopped_ || stream != Stream::kMoments || waiting.size() < kWaitingMoments;
-    });
-    if (stopped_) return absl::AbortedError("a neighbouring stage failed");
-    waiting[wave].assign(values.begin(), values.end());
+  explicit Boundary(SpillStore& store) : store_(store) {}
+
+  Status Send(Stream stream, int64_t number, std::span<const float> values) override {
+    {
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [&] {
+        return stopped_ || ended_ || stream != Stream::kMoments ||
+               Waiting(stream).size() < kWaitingMoments;
+      });
+      if (stopped_) return absl::AbortedError("a neighbouring stage failed");
+      if (ended_) return absl::OkStatus();
+    }
+    CVXQ_ASSIGN_OR_RETURN(const SpillStore::Handle handle, store_.Put(values));
+    const std::lock_guard lock(mutex_);
+    Waiting(stream)[number] = handle;
     changed_.notify_all();
     return absl::OkStatus();
   }
 
-  Status Receive(Stream stream, int64_t wave, std::span<float> values) override {
-    std::unique_lock lock(mutex_);
-    std::map<int64_t, std::vector<float>>& waiting = waiting_[static_cast<int>(stream)];
-    changed_.wait(lock, [&] { return stopped_ || waiting.contains(wave); });
-    if (stopped_) return absl::AbortedError("a neighbouring stage failed");
-    const auto found = waiting.extract(wave);
-    std::copy(found.mapped().begin(), found.mapped().end(), values.begin());
-    changed_.notify_all();
+  Status Receive(Stream stream, int64_t number, std::span<float> values) override {
+    SpillStore::Handle handle = -1;
+    {
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [&] { return stopped_ || Waiting(stream).contains(number); });
+      if (stopped_) return absl::AbortedError("a neighbouring stage failed");
+      handle = Waiting(stream).extract(number).mapped();
+      changed_.notify_all();
+    }
+    CVXQ_RETURN_IF_ERROR(store_.Get(handle, values));
+    store_.Drop(handle);
     return absl::OkStatus();
   }
 
+  // A step begins: what nobody has asked for in the one before is dropped.
+  void Begin() {
+    ended_ = false;
+    for (auto& waiting : waiting_) {
+      for (const auto& [number, handle] : waiting) store_.Drop(handle);
+      waiting.clear();
+    }
+  }
+  // The stage behind has done the step, and takes nothing more: it may have had all from the state.
+  void End() {
+    const std::lock_guard lock(mutex_);
+    ended_ = true;
+    changed_.notify_all();
+  }
   void Stop() {
     const std::lock_guard lock(mutex_);
     stopped_ = true;
@@ -53,22 +78,41 @@ class LocalStages::Boundary : public StageBoundary {
   }
 
  private:
+  std::map<int64_t, SpillStore::Handle>& Waiting(Stream stream) {
+    return waiting_[static_cast<int>(stream)];
+  }
+
+  SpillStore& store_;
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::array<std::map<int64_t, std::vector<float>>, 3> waiting_;  // by stream and wave
-  bool stopped_ = false;
+  std::array<std::map<int64_t, SpillStore::Handle>, kStreams> waiting_;  // by stream and number
+  bool stopped_ = false, ended_ = false;
 };
 
 LocalStages::LocalStages(StageJob job, int64_t workers, int threads, int64_t memory)
-    : job_(std::move(job)) {
-  const std::vector<BlockRange> ranges = CutStages(job_.files.spec, workers);
-  const int64_t count = static_cast<int64_t>(ranges.size());
-  for (int64_t i = 0; i + 1 < count; ++i) boundaries_.push_back(std::make_unique<Boundary>());
+    : job_(std::move(job)),
+      layout_(LayoutOf(job_, workers, job_.options.replicas)),
+      waves_("", std::numeric_limits<int64_t>::max()),
+      sums_(job_.spill_folder, memory / 4) {
+  const int64_t stages = layout_.stages, replicas = layout_.replicas, count = stages * replicas;
+  const std::vector<BlockRange> ranges = CutStages(job_.files.spec, stages);
+  for (int64_t i = 0; i + replicas < count; ++i) {
+    boundaries_.push_back(std::make_unique<Boundary>(waves_));
+  }
+  for (int64_t stage = 0; stage < stages; ++stage) {
+    between_replicas_.push_back(std::make_unique<Boundary>(sums_));
+  }
   for (int64_t i = 0; i < count; ++i) {
-    const StagePlace place{.blocks = ranges[i],
-                           .before = i > 0 ? boundaries_[i - 1].get() : nullptr,
-                           .after = i + 1 < count ? boundaries_[i].get() : nullptr,
-                           .waves_ahead = count - i};
+    const int64_t stage = i / replicas, replica = i % replicas;
+    const StagePlace place{
+        .blocks = ranges[stage],
+        .before = stage > 0 ? boundaries_[i - replicas].get() : nullptr,
+        .after = stage + 1 < stages ? boundaries_[i].get() : nullptr,
+        .waves_ahead = stages - stage,
+        .owned = OwnedBlocks(ranges[stage], replica, replicas),
+        .replica = replica,
+        .replicas = replicas,
+        .peers = std::vector<StageBoundary*>(replicas, between_replicas_[stage].get())};
     const int share = static_cast<int>((threads + count - 1 - i) / count);
     stages_.push_back(std::make_unique<Stage>(job_, place, std::max(1, share), memory / count));
   }
@@ -79,10 +123,17 @@ LocalStages::~LocalStages() = default;
 Status LocalStages::Each(const std::function<Status(Stage&, size_t)>& step) {
   std::vector<Status> status(stages_.size());
   const std::atomic<bool>* stop = StopScope::Current();
+  for (const auto& boundary : boundaries_) boundary->Begin();
+  for (const auto& boundary : between_replicas_) boundary->Begin();
+  const size_t replicas = static_cast<size_t>(layout_.replicas);
   const auto run = [&](size_t i) {
     status[i] = step(*stages_[i], i);
-    if (status[i].ok()) return;
+    if (status[i].ok()) {
+      if (i >= replicas) boundaries_[i - replicas]->End();
+      return;
+    }
     for (const auto& boundary : boundaries_) boundary->Stop();
+    for (const auto& boundary : between_replicas_) boundary->Stop();
   };
   std::vector<std::thread> threads;
   for (size_t i = 1; i < stages_.size(); ++i) {
@@ -156,15 +207,16 @@ class LocalStages::Cuts {
 };
 
 Status LocalStages::Restore(const JobPosition& position) {
+  CVXQ_RETURN_IF_ERROR(CheckRestorable(position, layout_));
   for (const auto& stage : stages_) CVXQ_RETURN_IF_ERROR(stage->Restore(position));
   return absl::OkStatus();
 }
 
 StatusOr<double> LocalStages::Gradients(Progress& progress, WaveCommits* commits) {
   auto phase = progress.Start(job_.needs.group_gradients ? "survey" : "gradients",
-                              job_.gradients.samples * count(), "sequences");
+                              job_.gradients.samples * layout_.stages, "sequences");
   std::optional<Cuts> cuts;
-  if (commits != nullptr) cuts.emplace(*commits, stages_.size());
+  if (commits != nullptr && layout_.replicas == 1) cuts.emplace(*commits, stages_.size());
   CVXQ_RETURN_IF_ERROR(Each([&](Stage& stage, size_t i) {
     if (!cuts) return stage.Gradients(phase, nullptr);
     Cuts::OfStage own(*cuts, i);

@@ -1,4 +1,5 @@
-// All stages of a model in this process, each with its own thread, and boundaries in memory.
+// All stages of a model, and replicas of them, in this process, each with its own thread. Between
+// them waves are in memory, sums in a SpillStore.
 #ifndef CVXQ_PIPELINE_LOCAL_STAGES_H_
 #define CVXQ_PIPELINE_LOCAL_STAGES_H_
 
@@ -7,14 +8,16 @@
 #include <memory>
 #include <vector>
 
+#include "pipeline/replicas.h"
 #include "pipeline/stage.h"
 #include "pipeline/stages.h"
+#include "storage/spill_store.h"
 
 namespace cvxq {
 
 class LocalStages : public Stages {
  public:
-  // `workers` stages, or as many as the model has blocks; threads and memory are shared out evenly.
+  // For so many workers, laid out by ChooseLayout; threads and memory are shared out evenly.
   LocalStages(StageJob job, int64_t workers, int threads, int64_t memory);
   ~LocalStages() override;
 
@@ -30,7 +33,7 @@ class LocalStages : public Stages {
   Status Save(int64_t step) override;
   void Committed(const JobPosition&) override {}
 
-  int64_t count() const { return static_cast<int64_t>(stages_.size()); }
+  const JobLayout& layout() const { return layout_; }
   const StageContext& first() const { return stages_[0]->context(); }
 
  private:
@@ -40,7 +43,10 @@ class LocalStages : public Stages {
   Status Each(const std::function<Status(Stage&, size_t)>& step);
 
   const StageJob job_;
-  std::vector<std::unique_ptr<Boundary>> boundaries_;
+  const JobLayout layout_;
+  SpillStore waves_, sums_;  // on their way; those in memory, these where there is room
+  std::vector<std::unique_ptr<Boundary>> boundaries_, between_replicas_;
+  // In the order of the blocks that they own: stage * replicas + replica.
   std::vector<std::unique_ptr<Stage>> stages_;
 };
 

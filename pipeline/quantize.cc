@@ -132,6 +132,10 @@ class Quantizer {
           "--workers is for --codec entropy with --objective fisher, one iteration and --estimator "
           "labels or signs");
     }
+    if (options_.replicas < 0 || options_.replicas > options_.workers) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--replicas must be from 1 to the number of --workers, not ", options_.replicas));
+    }
     CVXQ_ASSIGN_OR_RETURN(feedback_, coder_->ChooseFeedback(options_.feedback));
     needs_ = coder_->Needs();
     return absl::OkStatus();

@@ -59,6 +59,7 @@ struct QuantizeOptions {
   ComputeKind compute = ComputeKind::kAuto;
   int threads = 0;                // 0: all that this process may use
   int64_t workers = 1;            // stages that work at the same time, with their share of both
+  int64_t replicas = 0;           // of the stages, each for a share of the samples; 0: as it pays
   MakeStages make_stages;         // given: in place of stages in this process
   std::optional<int64_t> memory;  // bytes for what may else be spilled or streamed
 

@@ -80,7 +80,7 @@ Stage::Stage(const StageJob& job, const StagePlace& place, int threads, int64_t 
       pool_(threads),
       backend_(MakeCpuBackend(threads)),
       store_(job.spill_folder, memory / 2),
-      own_plans_(PlansOf(job.files.spec, place.blocks)),
+      own_plans_(PlansOf(job.files.spec, place.owned)),
       plans_(job.plans != nullptr ? *job.plans : own_plans_),
       context_{job.options,    *job.files.checkpoint,
                job.files.spec, gradients_,
@@ -100,11 +100,11 @@ class Stage::Saves : public GradientSaves {
   int64_t first_wave() const override {
     return stage_.begin_.step == before_ ? stage_.begin_.waves : 0;
   }
-  StatusOr<BlockGradients> Load(int64_t block) override {
-    BlockGradients sums;
+  StatusOr<std::vector<BlockGradients>> Load(int64_t block, size_t count) override {
+    std::vector<BlockGradients> sums(count);
     CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<ArchiveReader> reader,
                           stage_.job_.state->Read(block, BlockPart::kSums, stage_.begin_));
-    CVXQ_RETURN_IF_ERROR(LoadGradients(*reader, sums));
+    for (BlockGradients& part : sums) CVXQ_RETURN_IF_ERROR(LoadGradients(*reader, part));
     CVXQ_RETURN_IF_ERROR(reader->Finish());
     return sums;
   }
@@ -112,7 +112,7 @@ class Stage::Saves : public GradientSaves {
     begin_ = absl::Now();
     return cuts_ != nullptr && cuts_->Wanted(waves);
   }
-  void Save(int64_t waves, int64_t block, const BlockGradients& sums) override {
+  void Save(int64_t waves, int64_t block, const std::vector<BlockGradients>& sums) override {
     if (status_.ok()) status_ = SaveBlock(waves, block, sums);
   }
   void Saved(int64_t waves) override {
@@ -121,12 +121,14 @@ class Stage::Saves : public GradientSaves {
   }
 
  private:
-  Status SaveBlock(int64_t waves, int64_t block, const BlockGradients& sums) {
+  Status SaveBlock(int64_t waves, int64_t block, const std::vector<BlockGradients>& sums) {
+    int64_t bytes = 0;
+    for (const BlockGradients& part : sums) bytes += StateBytes(part);
     CVXQ_ASSIGN_OR_RETURN(
         const std::unique_ptr<ArchiveWriter> writer,
         stage_.job_.state->Write(block, BlockPart::kSums, {.step = before_, .waves = waves},
-                                 StateBytes(sums)));
-    CVXQ_RETURN_IF_ERROR(SaveGradients(sums, *writer));
+                                 bytes));
+    for (const BlockGradients& part : sums) CVXQ_RETURN_IF_ERROR(SaveGradients(part, *writer));
     Failpoint("sums-before-commit");
     return writer->Commit();
   }
@@ -156,7 +158,7 @@ Status Stage::Restore(const JobPosition& position) {
     coded.resize(job_.files.spec.layers);
   }
   for (int64_t block = place_.blocks.begin; block < place_.blocks.end; ++block) {
-    if (!coded.empty() && coded[block] > 0) to_load_[block] = coded[block];
+    if (place_.owns(block) && !coded.empty() && coded[block] > 0) to_load_[block] = coded[block];
     CVXQ_RETURN_IF_ERROR(RestoreBlock(position, block));
     Failpoint("stage-block-restored");
   }
@@ -164,10 +166,12 @@ Status Stage::Restore(const JobPosition& position) {
 }
 
 Status Stage::RestoreBlock(const JobPosition& position, int64_t block) {
+  if (!place_.owns(block) && position.step != kGradientStep) return absl::OkStatus();
   if (position.step >= kGradientStep && job_.needs.gradients) {
     CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<ArchiveReader> reader,
                           job_.state->Read(block, BlockPart::kGradients, {}));
     CVXQ_RETURN_IF_ERROR(LoadGradients(*reader, gradients_[block]));
+    if (!place_.owns(block)) return absl::OkStatus();  // it takes the weights of tokens alone
     if (!outputs_.empty()) CVXQ_RETURN_IF_ERROR(LoadOutputs(*reader, store_, outputs_[block]));
     CVXQ_RETURN_IF_ERROR(reader->Finish());
     saved_.insert({block, BlockPart::kGradients});
@@ -273,7 +277,7 @@ Status Stage::SaveAverages() {
 }
 
 Status Stage::Save(int64_t step) {
-  for (int64_t block = place_.blocks.begin; block < place_.blocks.end; ++block) {
+  for (int64_t block = place_.owned.begin; block < place_.owned.end; ++block) {
     if (step >= kGradientStep && job_.needs.gradients) {
       CVXQ_RETURN_IF_ERROR(SaveStatistics(block, BlockPart::kGradients));
     }
@@ -316,7 +320,7 @@ Status Stage::Gradients(Progress::Phase& progress, WaveCuts* cuts) {
                        {.partition = job_.options.partition,
                         .output_block = job_.needs.output_factors ? job_.output_block : 0,
                         .token_squares = job_.needs.output_factors},
-                       progress, &place_, job_.state != nullptr ? &saves : nullptr));
+                       progress, &place_, &store_, job_.state != nullptr ? &saves : nullptr));
   CVXQ_RETURN_IF_ERROR(Plan());
   if (!job_.needs.output_factors) return absl::OkStatus();
   const auto order = [&](int64_t block, LinearId id, int64_t first,
@@ -329,9 +333,9 @@ Status Stage::Gradients(Progress::Phase& progress, WaveCuts* cuts) {
     });
     return job_.coder->RowOrder(*plan, first, diagonal);
   };
-  const StageTimes::Timer timer(place_.times, StageTask::kFactorOutputs, place_.blocks.size());
+  const StageTimes::Timer timer(place_.times, StageTask::kFactorOutputs, place_.owned.size());
   CVXQ_ASSIGN_OR_RETURN(
-      outputs_, FactorOutputMoments(job_.files.spec, place_.blocks, job_.output_block,
+      outputs_, FactorOutputMoments(job_.files.spec, place_.owned, job_.output_block,
                                     job_.options.shrinkage, order, gradients_, pool_, store_));
   return absl::OkStatus();
 }
@@ -349,7 +353,8 @@ Status Stage::MoreGradients(const GradientPass& pass, int64_t step, Progress::Ph
   CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, LoadModel(pass.weights));
   CVXQ_ASSIGN_OR_RETURN(ModelGradients found,
                         CollectGradients(*model, job_.calibration, pass.options, request, progress,
-                                         &place_, job_.state != nullptr ? &saves : nullptr));
+                                         &place_, &store_,
+                                         job_.state != nullptr ? &saves : nullptr));
   const float share = 1.0f / static_cast<float>(pass.iteration + 1);
   for (LinearPlan& plan : plans_) {
     LinearGradients& of_plan = found[plan.block][static_cast<int>(plan.id)];
@@ -397,9 +402,9 @@ Status Stage::Moments(Progress::Phase& progress) {
                         .weights = weights.empty() ? nullptr : &weights};
   const bool alone = place_.before == nullptr && place_.after == nullptr;
   if (!alone) options.blocks_at_once = BlocksAtOnce(job_.files.spec, memory_ / 2);
-  int64_t kept = place_.blocks.begin;  // those before are in the state
+  int64_t kept = place_.owned.begin;  // those before are in the state
   if (job_.state != nullptr) {
-    while (kept < place_.blocks.end && LoadMoments(kept).ok()) ++kept;
+    while (kept < place_.owned.end && LoadMoments(kept).ok()) ++kept;
     options.finished = [&](int64_t block, const BlockInputs& moments) {
       inputs_[block] = moments;
       KeepWhatIsDone([&]() -> Status {
@@ -424,7 +429,7 @@ StatusOr<EntropyAnswer> Stage::CarryOut(const EntropyOrder& order, int64_t step,
   const int64_t linears = static_cast<int64_t>(job_.files.spec.linears().size());
   EntropyAnswer answer;
   for (const EntropyOrder::Block& block : order.blocks) {
-    if (block.block < place_.blocks.begin || block.block >= place_.blocks.end) continue;
+    if (!place_.owns(block.block)) continue;
     if (codes && LoadCoded(block.block, step, answer)) {
       phase.Advance(linears);
       continue;

@@ -76,8 +76,7 @@ class Stage {
   Status MoreGradients(const GradientPass& pass, int64_t step, Progress::Phase& progress,
                        WaveCuts* cuts);
   Status LoadAverages(int64_t step);
-  // Its part of an order, the job's step of this number: the blocks that are its own, in their
-  // order.
+  // Its part of an order, the job's step of this number: the blocks that it owns, in their order.
   StatusOr<EntropyAnswer> CarryOut(const EntropyOrder& order, int64_t step, Progress::Phase& phase);
   // Has all codes here, and biases corrected to them.
   Status Finish(const EntropyTables* tables);
@@ -86,7 +85,7 @@ class Stage {
   Status Save(int64_t step);
 
   const BlockRange& blocks() const { return place_.blocks; }
-  std::vector<LinearPlan>& plans() { return plans_; }  // of its blocks
+  std::vector<LinearPlan>& plans() { return plans_; }  // of the blocks that it owns
   const StageContext& context() const { return context_; }
   // The largest that a factorisation took.
   double output_damping() const;

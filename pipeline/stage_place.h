@@ -1,12 +1,15 @@
 // A stage: a run of blocks of the model that one worker does the statistics and the coding of. What
-// passes between neighbouring stages is activations, wave after wave, and gradients back. The tiles
-// of all sums are cut from the model and the calibration set alone, never from the stages: any
-// number of them gives the same bits.
+// passes between neighbouring stages is activations, wave after wave, and gradients back. There may
+// be several pipelines of such stages, replicas, each with a share of the waves: then stages of the
+// same blocks pass sums to each other. The tiles of all sums, and the order in which these are
+// added, come from the model and the calibration set alone, never from the stages: any number of
+// them gives the same bits.
 #ifndef CVXQ_PIPELINE_STAGE_PLACE_H_
 #define CVXQ_PIPELINE_STAGE_PLACE_H_
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "absl/time/time.h"
 #include "base/status.h"
@@ -20,20 +23,26 @@ struct BlockRange {
   int64_t size() const { return end - begin; }
 };
 
-// What two neighbouring stages share. Each end is used from one thread at a time.
+// What two stages share. Each end is used from one thread at a time.
 class StageBoundary {
  public:
   enum class Stream : uint8_t {
+    // Between neighbours: the values of one wave [tokens, D]. Waves are 0, 1, 2, ...
     kForward,   // activations of the gradient pass, towards the head
     kBackward,  // gradients of these, towards the embedding
     kMoments,   // activations of the pass for input moments, towards the head
+    // Between replicas: sums, or values of tokens, by numbers that say whose and of what.
+    kGradientSums,
+    kTokenSquares,
+    kMomentSums,
   };
+  static constexpr int kStreams = 6;
   virtual ~StageBoundary() = default;
 
-  // Hands over the values of one wave [tokens, D]. Waves are 0, 1, 2, ... within each stream.
-  virtual Status Send(Stream stream, int64_t wave, std::span<const float> values) = 0;
+  // Hands values over, without waiting where they go to another replica. Each is for one receiver.
+  virtual Status Send(Stream stream, int64_t number, std::span<const float> values) = 0;
   // Waits for them. An error where the other side will never send them: kAborted, or its own.
-  virtual Status Receive(Stream stream, int64_t wave, std::span<float> values) = 0;
+  virtual Status Receive(Stream stream, int64_t number, std::span<float> values) = 0;
 };
 
 // When the stages of a model, all at the same wave of the gradient pass, save their sums. Each
@@ -57,7 +66,14 @@ struct StagePlace {
   int64_t waves_ahead = 1;
   StageTimes* times = nullptr;  // nullptr: nobody asks
 
-  static StagePlace Whole(int64_t layers) { return {.blocks = {0, layers}}; }
+  // All of the blocks are run through; of these the owned ones have their sums from all replicas
+  // here, and are factored and coded (replicas.h).
+  BlockRange owned;
+  int64_t replica = 0, replicas = 1;
+  std::vector<StageBoundary*> peers;  // to stages of the same blocks, by replica
+  bool owns(int64_t block) const { return block >= owned.begin && block < owned.end; }
+
+  static StagePlace Whole(int64_t layers) { return {.blocks = {0, layers}, .owned = {0, layers}}; }
 };
 
 }  // namespace cvxq

@@ -18,15 +18,16 @@ enum class StageTask : uint8_t {
   kFactorOutputs,  // H_O
   kMoments,        // forward, with the sums of H_I
   kFactorInputs,   // H_I
+  kReduce,         // sums of parts of the waves, of each pass (replicas.h)
   kForesee,
   kCode,
   kWaiting,   // for a neighbour that still computes
   kTransfer,  // of waves, to and from neighbours
 };
-inline constexpr int kStageTaskCount = 10;
+inline constexpr int kStageTaskCount = 11;
 inline constexpr std::array<const char*, kStageTaskCount> kStageTaskNames = {
-    "forward",       "head",    "backward", "factor_outputs", "moments",
-    "factor_inputs", "foresee", "code",     "waiting",        "transfer"};
+    "forward", "head",    "backward", "factor_outputs", "moments", "factor_inputs",
+    "reduce",  "foresee", "code",     "waiting",        "transfer"};
 
 // Used from the stage's thread alone.
 class StageTimes {

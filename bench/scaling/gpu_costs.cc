@@ -66,7 +66,7 @@ GpuMemory MemoryOf(const ArchSpec& spec, const GpuJob& job, const GpuAssumptions
 }
 
 StagedJob GpuStagedJob(const ArchSpec& spec, const GpuJob& job, const GpuAssumptions& gpu,
-                       bool streamed, int64_t replicas) {
+                       bool streamed) {
   const double tokens = static_cast<double>(job.wave_tokens), P = BlockWeights(spec);
   const double products = gpu.bf16_flops * gpu.share, exact = gpu.fp32_flops * gpu.share;
   const double attention = 2.0 * static_cast<double>(job.tokens * spec.hidden);  // causal, a token
@@ -85,7 +85,6 @@ StagedJob GpuStagedJob(const ArchSpec& spec, const GpuJob& job, const GpuAssumpt
     factor_inputs += n * Square(n) / 3;
   }
   const double weights_in = streamed ? 2 * P / gpu.host_bytes : 0;
-  const double all = 2.0 * static_cast<double>(replicas - 1) / static_cast<double>(replicas);
 
   StagedJob staged{.blocks = spec.layers};
   staged.waves = (job.sequences * job.tokens + job.wave_tokens - 1) / job.wave_tokens;
@@ -98,8 +97,11 @@ StagedJob GpuStagedJob(const ArchSpec& spec, const GpuJob& job, const GpuAssumpt
   costs.factor_outputs = factor_outputs / exact;
   costs.factor_inputs = factor_inputs / exact;
   costs.transfer = gpu.latency + WaveBytes(spec, job) / gpu.link_bytes;
-  costs.reduce_outputs = all * OutputBytes(spec, job) / gpu.link_bytes;
-  costs.reduce_inputs = all * InputBytes(spec) / gpu.link_bytes;
+  // To the host, where they wait, and back for the next part that they go with.
+  costs.fold_outputs = 2 * OutputBytes(spec, job) / gpu.host_bytes;
+  costs.fold_inputs = 2 * InputBytes(spec) / gpu.host_bytes;
+  costs.reduce_outputs = OutputBytes(spec, job) / gpu.link_bytes;
+  costs.reduce_inputs = InputBytes(spec) / gpu.link_bytes;
   costs.step = gpu.step;
   const double code = feedback / exact + P / gpu.search_weights;
   staged.orders = UsualOrders(spec.layers, job.passes, 2 * P / gpu.host_bytes, code);

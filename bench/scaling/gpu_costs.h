@@ -39,7 +39,7 @@ GpuMemory MemoryOf(const ArchSpec& spec, const GpuJob& job, const GpuAssumptions
                    int64_t blocks, int64_t stages_from_here);
 
 StagedJob GpuStagedJob(const ArchSpec& spec, const GpuJob& job, const GpuAssumptions& gpu,
-                       bool streamed, int64_t replicas);
+                       bool streamed);
 
 }  // namespace cvxq
 

@@ -17,9 +17,11 @@ struct TaskCosts {
   double head = 0;                               // of a wave
   double factor_outputs = 0, factor_inputs = 0;  // of a block
   double transfer = 0;                           // of a wave, for who receives it
-  double reduce_outputs = 0, reduce_inputs = 0;  // of a block: sums of all replicas
-  double step = 0;                               // of the coordinator, after each step
-  double around = 0;                             // before the first step and after the last
+  // Of a block: sums of one part put with those of the parts before, and sums from another replica.
+  double fold_outputs = 0, fold_inputs = 0;
+  double reduce_outputs = 0, reduce_inputs = 0;
+  double step = 0;    // of the coordinator, after each step
+  double around = 0;  // before the first step and after the last
 };
 
 // One order of rate control (pipeline/entropy_rate.h).
@@ -34,20 +36,19 @@ struct StagedJob {
   std::vector<CodingOrder> orders;
 };
 
-// Who does it. Each replica is a whole pipeline that takes a share of the waves; sums, factors and
-// codes of a stage are shared by its replicas. The product has one replica.
+// Who does it. Each replica is a whole pipeline that takes a share of the waves; of each block one
+// replica has the sums of all, factors and codes it (pipeline/replicas.h).
 struct StageLayout {
   std::vector<BlockRange> stages;
   int64_t replicas = 1;
   int64_t blocks_at_once = 1 << 30;  // whose moments a stage keeps at the same time
-  double most_shared = 1e9;          // replicas that can share a block's factors and codes
   // Moments take the inputs of the gradient pass, which stages have received already. Not so in the
   // product: they come from the stage before, once more.
   bool inputs_kept = false;
   // All processes on one machine; else each on its own.
   bool together = false;
   TimelineMachine machine;
-  std::vector<TimelineLoss> losses;  // process = replica * stages + stage
+  std::vector<TimelineLoss> losses;  // process = stage * replicas + replica
 };
 
 // Seconds of all tasks, with nothing between stages: what one processor would take.

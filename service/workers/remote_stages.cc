@@ -96,16 +96,21 @@ Status RemoteStages::Cut() {
     changed_.wait_for(lock, kTick);
   }
   int64_t count = static_cast<int64_t>(workers.size());
-  if (options_.stages > 0) count = std::min(count, options_.stages);
-  for (const BlockRange& blocks : CutStages(job_.files.spec, count)) {
-    parts_.push_back({.blocks = blocks});
+  if (options_.workers > 0) count = std::min(count, options_.workers);
+  layout_ = LayoutOf(job_, count, options_.replicas);
+  for (const BlockRange& blocks : CutStages(job_.files.spec, layout_.stages)) {
+    for (int64_t i = 0; i < layout_.replicas; ++i) parts_.push_back({.blocks = blocks});
   }
-  spec_.set_stages(static_cast<int64_t>(parts_.size()));
+  spec_.set_stages(layout_.stages);
+  spec_.set_replicas(layout_.replicas);
+  Log(LogLevel::kInfo, "job laid out",
+      {{"stages", absl::StrCat(layout_.stages)}, {"replicas", absl::StrCat(layout_.replicas)}});
   Failpoint("stages-cut");
   return absl::OkStatus();
 }
 
 Status RemoteStages::Restore(const JobPosition& position) {
+  CVXQ_RETURN_IF_ERROR(CheckRestorable(position, layout_));
   std::unique_lock lock(mutex_);
   base_ = position;
   steps_.clear();
@@ -177,19 +182,31 @@ void RemoteStages::Assign(size_t stage, std::shared_ptr<WorkerLink> worker) {
                     [&](const Part& other) { return other.worker == part.worker; }));
   Send(stage, std::move(start));
   TellNeighbours(stage);
-  if (stage > 0) TellNeighbours(stage - 1);
-  if (stage + 1 < parts_.size()) TellNeighbours(stage + 1);
+  const size_t replicas = static_cast<size_t>(layout_.replicas), first = stage - stage % replicas;
+  if (stage >= replicas) TellNeighbours(stage - replicas);
+  if (stage + replicas < parts_.size()) TellNeighbours(stage + replicas);
+  for (size_t peer = first; peer < first + replicas; ++peer) {
+    if (peer != stage) TellNeighbours(peer);
+  }
   for (const v1::Command& step : steps_) Send(stage, step);
 }
 
+// Empty: there is no such stage, or it is not anywhere now.
+std::string RemoteStages::AddressOf(int64_t stage) const {
+  if (stage < 0 || stage >= static_cast<int64_t>(parts_.size())) return "";
+  const Part& part = parts_[stage];
+  return part.worker != nullptr ? part.worker->hello().address() : "";
+}
+
 void RemoteStages::TellNeighbours(size_t stage) {
-  const auto address = [&](size_t of) {
-    const bool there = of < parts_.size() && parts_[of].worker != nullptr;
-    return there ? parts_[of].worker->hello().address() : std::string();
-  };
+  const int64_t at = static_cast<int64_t>(stage), replicas = layout_.replicas;
   v1::Command command;
-  command.mutable_neighbours()->set_before(stage > 0 ? address(stage - 1) : "");
-  command.mutable_neighbours()->set_after(address(stage + 1));
+  v1::Command::Neighbours& neighbours = *command.mutable_neighbours();
+  neighbours.set_before(AddressOf(at - replicas));
+  neighbours.set_after(AddressOf(at + replicas));
+  for (int64_t i = 0; i < replicas; ++i) {
+    neighbours.add_peers(AddressOf(at - at % replicas + i));
+  }
   Send(stage, std::move(command));
 }
 
@@ -362,11 +379,12 @@ double RemoteStages::Damping() const {
 }
 
 StatusOr<double> RemoteStages::Gradients(Progress& progress, WaveCommits* commits) {
-  auto phase = progress.Start(
-      "gradients", job_.gradients.samples * static_cast<int64_t>(parts_.size()), "sequences");
+  auto phase = progress.Start("gradients", job_.gradients.samples * layout_.stages, "sequences");
   v1::Command command;
   command.mutable_gradients();
-  CVXQ_RETURN_IF_ERROR(Step(std::move(command), &phase, nullptr, commits));
+  // A cut is of one pipeline.
+  CVXQ_RETURN_IF_ERROR(
+      Step(std::move(command), &phase, nullptr, layout_.replicas == 1 ? commits : nullptr));
   phase.Done();
   return Damping();
 }

@@ -1,6 +1,6 @@
-// All stages of a job on registered workers. Where a worker is lost, its stages begin anew on
-// another one and go through all steps once more; the others keep what they have, and wait. Results
-// are the same bits wherever stages run and however often they begin.
+// All stages of a job, and replicas of them, on registered workers. Where a worker is lost, its
+// stages begin anew on another one and go through all steps once more; the others keep what they
+// have, and wait. Results are the same bits wherever stages run and however often they begin.
 #ifndef CVXQ_SERVICE_WORKERS_REMOTE_STAGES_H_
 #define CVXQ_SERVICE_WORKERS_REMOTE_STAGES_H_
 
@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "pipeline/replicas.h"
 #include "pipeline/stage.h"
 #include "pipeline/stages.h"
 #include "service/workers/worker_pool.h"
@@ -20,7 +21,8 @@
 namespace cvxq {
 
 struct RemoteStagesOptions {
-  int64_t stages = 0;  // at most; 0: one for each worker there is
+  int64_t workers = 0;   // that a job is laid out for, at most; 0: those there are
+  int64_t replicas = 0;  // of its stages (replicas.h); 0: as it pays
   // How long a job waits where it has no worker at all.
   absl::Duration patience = absl::Minutes(1);
   int64_t most_losses = 8;  // of one stage: what kills its workers again and again is given up
@@ -28,7 +30,7 @@ struct RemoteStagesOptions {
 
 class RemoteStages : public Stages, private WorkerListener {
  public:
-  // Waits for the first worker and cuts the model by how many there are then. `pool` and what `job`
+  // Waits for the first worker and lays the job out for those there are then. `pool` and what `job`
   // refers to outlive it. kUnavailable without workers.
   static StatusOr<std::unique_ptr<Stages>> Start(WorkerPool& pool, const StageJob& job,
                                                  const RemoteStagesOptions& options);
@@ -46,7 +48,7 @@ class RemoteStages : public Stages, private WorkerListener {
   void Committed(const JobPosition& position) override;
 
  private:
-  struct Part {
+  struct Part {  // a stage of a replica
     BlockRange blocks;
     std::shared_ptr<WorkerLink> worker;  // nullptr: none now
     int64_t attempt = 0;
@@ -65,6 +67,7 @@ class RemoteStages : public Stages, private WorkerListener {
   Status Settle();
   void Assign(size_t stage, std::shared_ptr<WorkerLink> worker);
   void TellNeighbours(size_t stage);
+  std::string AddressOf(int64_t stage) const;
   void Send(size_t stage, v1::Command command);
   // Has all stages do it, and what comes before where they were lost. What `Part::done` is then.
   Status Step(v1::Command command, Progress::Phase* phase, std::vector<LinearPlan>* plans,
@@ -80,14 +83,15 @@ class RemoteStages : public Stages, private WorkerListener {
   std::mutex mutex_;      // of all below
   std::condition_variable changed_;
   v1::StageSpec spec_;
-  std::vector<Part> parts_;
-  JobPosition base_;                          // where stages begin that are given out now
-  std::vector<v1::Command> steps_;            // from there, the one under way too
-  int64_t step_ = 0, start_step_ = 0;         // numbers: of the one under way, of the last Restore
-  int64_t cut_ = 0;                           // where all stages are to save; 0: nowhere
-  Status cut_status_;                         // of those that could not
-  Status status_;                             // of the first failure
-  Progress::Phase* phase_ = nullptr;          // of the step under way
+  JobLayout layout_;
+  std::vector<Part> parts_;            // stage * replicas + replica: as the blocks that they own
+  JobPosition base_;                   // where stages begin that are given out now
+  std::vector<v1::Command> steps_;     // from there, the one under way too
+  int64_t step_ = 0, start_step_ = 0;  // numbers: of the one under way, of the last Restore
+  int64_t cut_ = 0;                    // where all stages are to save; 0: nowhere
+  Status cut_status_;                  // of those that could not
+  Status status_;                      // of the first failure
+  Progress::Phase* phase_ = nullptr;   // of the step under way
   std::vector<LinearPlan>* plans_ = nullptr;  // that linears go to
   std::optional<absl::Time> alone_;           // since when there is no worker
   // Workers that could not do their part for what they lack (files, disk, memory), and how the last

@@ -61,9 +61,13 @@ void Waves::Forget(const std::string& job, const JobPosition& committed) {
   const std::lock_guard lock(mutex_);
   std::erase_if(places_, [&](const auto& entry) {
     const WaveKey& key = entry.first;
-    const bool of_moments = key.stream == static_cast<int32_t>(StageBoundary::Stream::kMoments);
-    const bool past = of_moments ? committed.step >= kMomentStep
-                                 : committed.step >= kGradientStep || key.wave < committed.waves;
+    const auto stream = static_cast<StageBoundary::Stream>(key.stream);
+    const bool is_wave =
+        stream == StageBoundary::Stream::kForward || stream == StageBoundary::Stream::kBackward;
+    const bool of_moments =
+        stream == StageBoundary::Stream::kMoments || stream == StageBoundary::Stream::kMomentSums;
+    const bool past = committed.step >= (of_moments ? kMomentStep : kGradientStep) ||
+                      (is_wave && key.wave < committed.waves);
     if (key.job != job || !past) return false;
     entry.second.store->Drop(entry.second.handle);
     return true;

@@ -1,7 +1,7 @@
-// Waves of values between stages on different workers. A stage's Send keeps the wave on its own
-// worker until the job ends; the neighbour fetches it from there, as often as it needs to: where a
-// stage begins anew on another worker, its neighbours have everything it asks for, and what it
-// sends again is the same and was there already.
+// Waves of values, and sums, between stages on different workers. A stage's Send keeps the wave on
+// its own worker until the job ends; the neighbour fetches it from there, as often as it needs to:
+// where a stage begins anew on another worker, its neighbours have everything it asks for, and what
+// it sends again is the same and was there already.
 #ifndef CVXQ_SERVICE_WORKERS_WAVES_H_
 #define CVXQ_SERVICE_WORKERS_WAVES_H_
 
@@ -29,7 +29,7 @@ namespace cvxq {
 
 struct WaveKey {
   std::string job;
-  int64_t boundary = 0;  // the stage before it
+  int64_t boundary = 0;  // the stage before it; between replicas the first of its stages
   int32_t stream = 0;
   int64_t wave = 0;
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "pipeline/replicas.h"
 #include "quant/scaled_format.h"
 #include "service/errors.h"
 #include "storage/source_fingerprint.h"
@@ -123,7 +124,11 @@ StatusOr<std::unique_ptr<OwnedStageJob>> OpenStageJob(const v1::StageSpec& spec,
                            gradients.samples() <= calibration.samples - gradients.first_sample();
   const bool blocks_fit = spec.block_begin() >= 0 && spec.block_begin() < spec.block_end() &&
                           spec.block_end() <= layers;
-  if (!ids_fit || !samples_fit || !blocks_fit || owned->files.packed) {
+  const int64_t per_wave = calibration.seq_len > 0 ? WaveSequences(calibration.seq_len) : 1;
+  const int64_t waves = (gradients.samples() + per_wave - 1) / per_wave;
+  const bool replicas_fit =
+      spec.stages() > 0 && spec.replicas() > 0 && spec.replicas() <= PartCount(waves);
+  if (!ids_fit || !samples_fit || !blocks_fit || !replicas_fit || owned->files.packed) {
     return absl::DataLossError("a stage was given out that does not fit its model");
   }
   owned->options.damping = spec.damping();

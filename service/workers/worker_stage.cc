@@ -7,6 +7,7 @@
 #include "absl/time/clock.h"
 #include "base/failpoint.h"
 #include "base/interrupt.h"
+#include "pipeline/replicas.h"
 #include "service/log.h"
 
 namespace cvxq {
@@ -20,11 +21,16 @@ WorkerStage::WorkerStage(v1::Command start, Waves& waves, const WorkerResources&
                          std::shared_ptr<grpc::ChannelCredentials> credentials, SendReport send)
     : start_(std::move(start)), resources_(resources), send_(std::move(send)) {
   const v1::StageKey& key = start_.key();
-  const auto make = [&](std::optional<RemoteBoundary>& boundary, int64_t at) {
-    boundary.emplace(key.job(), at, waves, stop_, credentials, absl::Minutes(2), &times_);
+  const int64_t replicas = start_.start().replicas(), stages = start_.start().stages();
+  const auto make = [&](int64_t at) {
+    return std::make_unique<RemoteBoundary>(key.job(), at, waves, stop_, credentials,
+                                            absl::Minutes(2), &times_);
   };
-  if (key.stage() > 0) make(before_, key.stage() - 1);
-  if (key.stage() + 1 < start_.start().stages()) make(after_, key.stage());
+  if (key.stage() >= replicas) before_ = make(key.stage() - replicas);
+  if (key.stage() + replicas < stages * replicas) after_ = make(key.stage());
+  for (int64_t i = 0; i < replicas; ++i) {
+    peers_.push_back(make(key.stage() - key.stage() % replicas));
+  }
   thread_ = std::thread([this] { Run(); });
 }
 
@@ -73,6 +79,8 @@ void WorkerStage::Add(v1::Command command) {
   if (command.has_neighbours()) {
     if (before_) before_->SetNeighbour(command.neighbours().before());
     if (after_) after_->SetNeighbour(command.neighbours().after());
+    const int known = std::min(static_cast<int>(peers_.size()), command.neighbours().peers_size());
+    for (int i = 0; i < known; ++i) peers_[i]->SetNeighbour(command.neighbours().peers(i));
     return;
   }
   const std::lock_guard lock(mutex_);
@@ -88,6 +96,7 @@ void WorkerStage::Stop() {
   }
   if (before_) before_->Wake();
   if (after_) after_->Wake();
+  for (const auto& peer : peers_) peer->Wake();
 }
 
 void WorkerStage::Run() {
@@ -120,6 +129,23 @@ StatusOr<v1::Command> WorkerStage::Next() {
   return command;
 }
 
+StagePlace WorkerStage::Place() {
+  const v1::StageSpec& spec = start_.start();
+  const BlockRange blocks = {spec.block_begin(), spec.block_end()};
+  const int64_t stage = start_.key().stage() / spec.replicas();
+  const int64_t replica = start_.key().stage() % spec.replicas();
+  StagePlace place{.blocks = blocks,
+                   .before = before_.get(),
+                   .after = after_.get(),
+                   .waves_ahead = spec.stages() - stage,
+                   .times = &times_,
+                   .owned = OwnedBlocks(blocks, replica, spec.replicas()),
+                   .replica = replica,
+                   .replicas = spec.replicas()};
+  for (const auto& peer : peers_) place.peers.push_back(peer.get());
+  return place;
+}
+
 Status WorkerStage::Work() {
   Failpoint("stage-start");
   const absl::Time begin = absl::Now();
@@ -137,12 +163,7 @@ Status WorkerStage::Work() {
   }
   int64_t memory = resources_.memory / 2;  // waves have the other half
   if (memory == 0) memory = std::max(kSmallModel, owned->files.checkpoint->total_bytes() / 10);
-  const StagePlace place{.blocks = {spec.block_begin(), spec.block_end()},
-                         .before = before_ ? &*before_ : nullptr,
-                         .after = after_ ? &*after_ : nullptr,
-                         .waves_ahead = spec.stages() - start_.key().stage(),
-                         .times = &times_};
-  Stage stage(*owned->job, place, threads, memory / share);
+  Stage stage(*owned->job, Place(), threads, memory / share);
   CVXQ_RETURN_IF_ERROR(stage.Restore({.step = spec.state().step(), .waves = spec.state().waves()}));
   v1::Report ready;
   ready.mutable_done();

@@ -7,10 +7,11 @@
 #include <condition_variable>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <mutex>
-#include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "service/workers/stage_times.h"
 #include "service/workers/waves.h"
@@ -47,6 +48,7 @@ class WorkerStage {
   class Cuts;
   void Run();
   Status Work();
+  StagePlace Place();
   Status CarryOut(Stage& stage, const v1::Command& command);
   StatusOr<v1::Command> Next();
   void Send(v1::Report report, int64_t step);
@@ -57,8 +59,9 @@ class WorkerStage {
   std::atomic<bool> stop_ = false, finished_ = false;
   std::atomic<int64_t> cut_ = 0;  // waves after which sums are to be saved; 0: none
   StageTimes times_;              // of the step under way
-  std::optional<RemoteBoundary> before_, after_;
-  std::mutex mutex_;  // of the three below
+  std::unique_ptr<RemoteBoundary> before_, after_;
+  std::vector<std::unique_ptr<RemoteBoundary>> peers_;  // by replica
+  std::mutex mutex_;                                    // of the three below
   std::condition_variable wake_;
   std::deque<v1::Command> commands_;
   int64_t step_ = 0;  // under way

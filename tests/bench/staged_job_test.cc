@@ -48,13 +48,17 @@ TEST(StagedJobTest, MomentsThatDoNotFitHoldUpTheNextStage) {
 TEST(StagedJobTest, ReplicasShareTheWavesAndAddUpTheirSums) {
   StagedJob job = Job();
   job.costs.reduce_outputs = 0.5;
+  job.costs.fold_outputs = 0.25;
   const auto two = Predict(job, {.stages = {{0, 4}}, .replicas = 2});
   ASSERT_TRUE(two.ok()) << two.status();
-  EXPECT_DOUBLE_EQ(two->gradients, 4 * (4 * 3 + 0.5 + 1.5));
-  EXPECT_DOUBLE_EQ(two->orders, 25);
-  const auto limited = Predict(job, {.stages = {{0, 4}}, .replicas = 4, .most_shared = 2});
-  ASSERT_TRUE(limited.ok()) << limited.status();
-  EXPECT_DOUBLE_EQ(limited->orders, 25);
+  // Eight parts of a wave: four each, put together three times; then each has the sums of two
+  // blocks from the other, factors and codes them.
+  EXPECT_DOUBLE_EQ(two->gradients, 4 * (4 * 3 + 3 * 0.25) + 2 * (0.5 + 3));
+  EXPECT_DOUBLE_EQ(two->orders, 20 + 10);
+  const auto eight = Predict(job, {.stages = {{0, 4}}, .replicas = 8});
+  ASSERT_TRUE(eight.ok()) << eight.status();
+  EXPECT_DOUBLE_EQ(eight->gradients, 4 * 3 + 7 * 0.5 + 3);  // four of them have a block
+  EXPECT_DOUBLE_EQ(eight->orders, 10 + 10);
 }
 
 TEST(StagedJobTest, ALostStageCostsItsOwnWork) {
@@ -87,7 +91,7 @@ TEST(GpuCostsTest, CountsOperationsAndBytes) {
                            .latency = 0,
                            .memory = 1e9};
   const GpuJob job{.sequences = 8, .tokens = 512, .output_block = 1000};
-  const StagedJob staged = GpuStagedJob(spec, job, gpu, /*streamed=*/false, /*replicas=*/1);
+  const StagedJob staged = GpuStagedJob(spec, job, gpu, /*streamed=*/false);
   EXPECT_EQ(staged.waves, 1);
   // 10 million weights, and attention of 2 x 512 x 1000 a token.
   EXPECT_NEAR(staged.costs.forward, 4096 * (20e6 + 1.024e6) / 1e12, 1e-9);

@@ -41,6 +41,8 @@ const Arguments kCodecs[] = {{"--bits", "2.2"},
                              {"--codec", "lloyd", "--bits", "3", "--feedback", "none",
                               "--iterations", "2", "--grad-samples", "100"},
                              {"--codec", "gptq", "--bits", "3", "--tune", "1"}};
+// The model has four blocks: eight are two pipelines of four stages.
+constexpr int kWorkers[] = {1, 2, 3, 4, 8};
 
 int64_t FromEnvironment(const char* name, int64_t otherwise) {
   const char* value = std::getenv(name);
@@ -180,7 +182,7 @@ class ChaosTest : public testing::Test {
   static std::vector<std::string>* failpoints_;
   static std::vector<Sha256>* expected_;  // by codec
   uint64_t run_ = 0, draws_ = 0, planned_ = 0;
-  int64_t deaths_ = 0;
+  int64_t deaths_ = 0, replicated_ = 0;
   std::set<std::string> died_at_;
   std::string folder_, log_;  // of the run
 };
@@ -195,7 +197,7 @@ void ChaosTest::RunLocally(size_t codec) {
     Arguments arguments = {"quantize", kModel, "-o", out, "--quiet", "--save-every", "0"};
     arguments.insert(arguments.end(), kJob.begin(), kJob.end());
     arguments.insert(arguments.end(), kCodecs[codec].begin(), kCodecs[codec].end());
-    if (codec == 0) arguments.insert(arguments.end(), {"--workers", absl::StrCat(1 + Draw(4))});
+    if (codec == 0) arguments.insert(arguments.end(), {"--workers", absl::StrCat(kWorkers[Draw(5)])});
     Victim victim(arguments, attempt < 6 ? NextFailpoint() : "", log_);
     while (victim.Lives()) absl::SleepFor(absl::Milliseconds(5));
     if (victim.code() >= 0) {
@@ -209,7 +211,6 @@ void ChaosTest::RunLocally(size_t codec) {
 }
 
 void ChaosTest::RunService() {
-  constexpr int kWorkers[] = {1, 2, 3, 4, 8};
   const int count = kWorkers[Draw(5)];
   std::string clients = "127.0.0.1:0", workers = "127.0.0.1:0";
   std::unique_ptr<Victim> coordinator;
@@ -323,13 +324,15 @@ TEST_F(ChaosTest, SameBytesWhateverDies) {
       ASSERT_NO_FATAL_FAILURE(RunService());
     }
     ASSERT_EQ(Sums(folder_ + "/out"), (*expected_)[codec]) << "run " << i << "\n" << Log();
+    replicated_ += Log().find("\"replicas\":\"2\"") != std::string::npos;
     if (i % 50 == 49) {
       std::cerr << i + 1 - first << " runs, " << deaths_ << " deaths, at " << died_at_.size()
                 << " of " << failpoints_->size() << " places\n";
     }
   }
   std::cerr << runs << " runs, " << deaths_ << " deaths, at " << died_at_.size() << " of "
-            << failpoints_->size() << " places; all outputs the same\n";
+            << failpoints_->size() << " places, " << replicated_
+            << " jobs with replicas; all outputs the same\n";
   EXPECT_GT(deaths_, runs / 2);
 }
 

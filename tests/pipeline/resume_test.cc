@@ -45,6 +45,70 @@ TEST_F(ResumeTest, GoesOnFromEveryStepWithAnyNumberOfStages) {
   }
 }
 
+// Sums of parts of the waves that are over are kept apart from those of the part under way.
+TEST_F(ResumeTest, GoesOnFromTheMiddleOfAPart) {
+  options_.calibration.samples = 320;  // five waves in four parts, the last one of two
+  options_.bits = 2.5;
+  QuantizeOptions undisturbed = options_;
+  undisturbed.state.clear();
+  Progress progress(ProgressMode::kQuiet);
+  const auto expected = Quantize(undisturbed, progress);
+  ASSERT_TRUE(expected.ok()) << expected.status();
+  ASSERT_NO_FATAL_FAILURE(StopIn("gradients", 256));
+  const auto report = Run();
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_THAT(notes_, Contains(HasSubstr("going on behind 4 waves of gradients")));
+  EXPECT_EQ(report->sha256, expected->sha256);
+}
+
+TEST_F(ResumeTest, GoesOnWithAnyNumberOfReplicas) {
+  struct Place {
+    std::string phase;
+    int64_t count, before, after;  // replicas
+    bool gradients, moments;       // whether the second run has to do them
+  };
+  const std::vector<Place> places = {
+      {"gradients", 128, 1, 2, true, true},  // sums of one pipeline are of no use to two
+      {"input moments", 0, 1, 2, false, true}, {"input moments", 2, 2, 4, false, true},
+      {"foresee", 10, 2, 1, false, false},     {"code", 5, 1, 2, false, false},
+      {"code (pass 2)", 9, 4, 1, false, false}};
+  for (const Place& place : places) {
+    SCOPED_TRACE(absl::StrCat(place.phase, " ", place.count, ": ", place.before, " replicas, then ",
+                              place.after));
+    options_.workers = 4;
+    options_.replicas = place.before;
+    ASSERT_NO_FATAL_FAILURE(StopIn(place.phase, place.count));
+    options_.replicas = place.after;
+    ASSERT_NO_FATAL_FAILURE(ExpectFinished());
+    EXPECT_EQ(std::count(phases_.begin(), phases_.end(), "gradients"), place.gradients);
+    EXPECT_EQ(std::count(phases_.begin(), phases_.end(), "input moments"), place.moments);
+  }
+}
+
+// The last stage finds all its moments in the state, and asks the one before for nothing.
+TEST_F(ResumeTest, AStageThatHasAllIsNotWaitedFor) {
+  options_.calibration.samples = 400;  // six waves and a part: more than may wait
+  ASSERT_NO_FATAL_FAILURE(StopIn("foresee", 1));
+  const std::string kept = scratch_.path() + "/kept";
+  fs::rename(options_.state, kept);
+  ASSERT_NO_FATAL_FAILURE(StopIn("input moments", 1));
+  int copied = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(kept)) {
+    const std::string path = fs::relative(entry.path(), kept);
+    const bool last = path.find("/block/00002/moments") != std::string::npos ||
+                      path.find("/block/00003/moments") != std::string::npos;
+    if (!last) continue;
+    fs::create_directories(fs::path(options_.state + "/" + path).parent_path());
+    copied += fs::copy_file(entry.path(), options_.state + "/" + path,
+                            fs::copy_options::overwrite_existing);
+  }
+  ASSERT_EQ(copied, 2);
+  options_.workers = 2;
+  const auto report = Run();
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(std::count(phases_.begin(), phases_.end(), "input moments"), 1);
+}
+
 TEST_F(ResumeTest, AWholeRunLeavesNothing) { ExpectFinished(); }
 
 TEST_F(ResumeTest, InterruptedAgainAndAgain) {

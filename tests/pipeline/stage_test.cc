@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <map>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -124,6 +125,51 @@ TEST_F(StagesTest, SameBytesForAnyNumberOfWorkers) {
   }
 }
 
+TEST_F(StagesTest, SameBytesForAnyNumberOfReplicas) {
+  struct Layout {
+    int64_t workers, replicas;
+  };
+  const std::map<std::string, std::vector<Layout>> layouts = {
+      {"kjv-llama-1m", {{2, 2}, {3, 3}, {8, 0}}}, {"kjv-opt-1m", {{4, 2}}}};
+  for (const auto& [model, of_model] : layouts) {
+    QuantizeOptions options = Options(Example(model), 1);
+    options.calibration.samples = 260;  // four waves and a part of a fifth: four parts
+    options.grad_samples = 230;         // three and a part: four parts, others
+    const auto alone = Run(options);
+    ASSERT_TRUE(alone.ok()) << alone.status();
+    for (const Layout& layout : of_model) {
+      options.workers = layout.workers;
+      options.replicas = layout.replicas;
+      int64_t sequences = 0;
+      Progress progress({.listener = [&](const ProgressUpdate& update) {
+        if (update.phase == "gradients") sequences = std::max(sequences, update.count);
+      }});
+      const auto together = Quantize(options, progress);
+      ASSERT_TRUE(together.ok()) << together.status();
+      EXPECT_EQ(together->sha256, alone->sha256)
+          << model << ", workers " << layout.workers << ", replicas " << layout.replicas;
+      const int64_t replicas = layout.replicas > 0 ? layout.replicas : 2;
+      EXPECT_EQ(sequences, 230 * layout.workers / replicas);  // each through all stages, once
+      for (size_t i = 0; i < alone->layers.size(); ++i) {
+        EXPECT_EQ(together->layers[i].predicted_distortion, alone->layers[i].predicted_distortion);
+      }
+    }
+  }
+}
+
+TEST_F(StagesTest, ReplicasThatMemoryIsShortFor) {
+  QuantizeOptions options = Options(Example("kjv-llama-1m"), 1);
+  options.calibration.samples = 260;
+  options.memory = 400'000;  // sums and activations go to disk, a block's moments do not fit
+  const auto alone = Run(options);
+  ASSERT_TRUE(alone.ok()) << alone.status();
+  options.workers = 4;
+  options.replicas = 2;
+  const auto together = Run(options);
+  ASSERT_TRUE(together.ok()) << together.status();
+  EXPECT_EQ(together->sha256, alone->sha256);
+}
+
 TEST_F(StagesTest, SameBytesWithOtherFeedback) {
   for (const Feedback feedback : {Feedback::kNone, Feedback::kOne}) {
     QuantizeOptions options = Options(Example("kjv-llama-1m"), 1);
@@ -131,6 +177,7 @@ TEST_F(StagesTest, SameBytesWithOtherFeedback) {
     const auto alone = Run(options);
     ASSERT_TRUE(alone.ok()) << alone.status();
     options.workers = 3;
+    options.replicas = 2;  // and a worker that there is no use for
     const auto together = Run(options);
     ASSERT_TRUE(together.ok()) << together.status();
     EXPECT_EQ(together->sha256, alone->sha256);
@@ -149,6 +196,10 @@ TEST_F(StagesTest, AFailureStopsAllAndIsTold) {
         << workers;
     EXPECT_FALSE(fs::exists(scratch_.path() + "/out"));
   }
+  QuantizeOptions options = Options(model, 4);
+  options.replicas = 2;
+  EXPECT_THAT(std::string(Run(options).status().message()),
+              HasSubstr("model.layers.2.mlp.up_proj"));
 }
 
 TEST_F(StagesTest, OtherCodecsAndEstimatorsAreRefused) {
@@ -158,6 +209,9 @@ TEST_F(StagesTest, OtherCodecsAndEstimatorsAreRefused) {
   options = Options(Example("kjv-llama-1m"), 0);
   EXPECT_THAT(std::string(Run(options).status().message()),
               HasSubstr("--workers must be at least 1"));
+  options.workers = 2;
+  options.replicas = 3;
+  EXPECT_THAT(std::string(Run(options).status().message()), HasSubstr("--replicas must be"));
   options = Options(Example("kjv-llama-1m"), 2);
   options.estimator = Estimator::kTokens;
   EXPECT_THAT(std::string(Run(options).status().message()), HasSubstr("--workers is for"));

@@ -155,9 +155,11 @@ class RemoteStagesTest : public testing::Test {
     return Quantize(options, progress);
   }
   StatusOr<QuantizeReport> RunRemotely(
-      int64_t stages = 0, std::function<void(const ProgressUpdate&)> listener = nullptr) {
-    return Run(UseWorkers(*pool_, {.stages = stages, .patience = absl::Seconds(20)}), Example(),
-               std::move(listener));
+      int64_t workers = 0, std::function<void(const ProgressUpdate&)> listener = nullptr) {
+    return Run(
+        UseWorkers(*pool_,
+                   {.workers = workers, .replicas = replicas_, .patience = absl::Seconds(20)}),
+        Example(), std::move(listener));
   }
   // Of the same job in this process.
   const Sha256& Expected() {
@@ -218,6 +220,7 @@ class RemoteStagesTest : public testing::Test {
   std::vector<std::unique_ptr<WorkerProcess>> workers_;
   int coordinator_ = 0;
   int64_t samples_ = 70;  // a wave of 4096 tokens and a part of another
+  int64_t replicas_ = 0;
   std::string state_;
 };
 
@@ -252,7 +255,7 @@ TEST_F(RemoteStagesTest, ModelsInBuckets) {
   for (int i = 0; i < 3; ++i) StartWorker();
   AwaitWorkers(3);
   ExpectSame(
-      Run(UseWorkers(*pool_, {.stages = 3, .patience = absl::Seconds(20)}), "s3://bucket/m"));
+      Run(UseWorkers(*pool_, {.workers = 3, .patience = absl::Seconds(20)}), "s3://bucket/m"));
   constexpr int64_t kHeadersAndSmallFiles = 4 * 8'000 + 2 * 60'000;
   EXPECT_LE(server.body_bytes_sent(),
             1.01 * ((*checkpoint)->total_bytes() + twice) + kHeadersAndSmallFiles);
@@ -285,6 +288,34 @@ TEST_F(RemoteStagesTest, WorkersThatDieAnywhere) {
                              "stage-after-order:6",
                              "wave-fetched:2",
                              "stage-step-reported"});
+}
+
+TEST_F(RemoteStagesTest, ReplicasHaveTheSameBytes) {
+  samples_ = 200;  // three waves and a part of a fourth
+  for (int i = 1; i <= 3; ++i) {
+    StartWorker();
+    AwaitWorkers(i);
+  }
+  for (const int64_t replicas : {2, 3}) {
+    replicas_ = replicas;
+    int64_t sequences = 0;
+    ExpectSame(RunRemotely(0, [&](const ProgressUpdate& update) {
+      if (update.phase == "gradients") sequences = std::max(sequences, update.count);
+    }));
+    EXPECT_EQ(sequences, 200);  // each pipeline is one stage
+  }
+}
+
+// Two pipelines of two stages: a stage that is lost has the waves of its neighbours and the sums of
+// the other pipeline once more, and gives its own.
+TEST_F(RemoteStagesTest, ReplicasOnWorkersThatDie) {
+  samples_ = 200;
+  replicas_ = 2;
+  ExpectSameWhereWorkersDie({"wave-kept:2", "sums-given", "sums-taken:20", "stage-after-moments"});
+  state_ = scratch_.path() + "/out.resume";
+  ExpectSameWhereWorkersDie(
+      {"stage-before-save", "worker-waves-forgotten", "sums-given:20", "statistics-saved:3"});
+  EXPECT_FALSE(fs::exists(state_));
 }
 
 TEST_F(RemoteStagesTest, WorkersThatDieWhileTheySave) {
@@ -357,6 +388,7 @@ TEST_F(RemoteStagesTest, AJobBegunAnewWithOtherWorkersGoesOn) {
   std::vector<std::string> phases;
   for (const auto& [phase, count] : std::vector<std::pair<std::string, int64_t>>{
            {"gradients", 1200}, {"input moments", 1}, {"code", 3}}) {
+    replicas_ = phase == "code" ? 2 : 1;
     std::atomic<bool> stop = false;
     const StopScope scope(&stop);
     const auto report = RunRemotely(
