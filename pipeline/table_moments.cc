@@ -85,13 +85,20 @@ class TableCollector {
                                  g);
     buffer_.resize(g.shape.elements());
     backend_.Download(g, buffer_.data());
+    std::vector<float> capped(spec_.logit_softcap > 0 ? buffer_.size() : 0);
+    if (!capped.empty()) backend_.Download(logits, capped.data());
     CVXQ_RETURN_IF_ERROR(backend_.Synchronize());
     const int64_t V = spec_.vocabulary;
     for (int64_t i = 0; i < rows; ++i) {
       for (int64_t v = 0; v < V; ++v) {
         // |g| is p, at the label 1 - p: either way |g| (1 - |g|) is p (1 - p).
         const float magnitude = std::abs(buffer_[i * V + v]);
-        spread_[v] += magnitude * (1 - magnitude);
+        double slope = 1;  // of a logit's cap
+        if (!capped.empty()) {
+          const double share = capped[i * V + v] / spec_.logit_softcap;
+          slope = 1 - share * share;
+        }
+        spread_[v] += magnitude * (1 - magnitude) * slope * slope;
       }
     }
     backend_.Convert(model_.LogitsBackward(logits, g), gradient.Rows(first, first + rows));

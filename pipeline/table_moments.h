@@ -28,7 +28,8 @@ struct TablesMoments {
 // (docs/math.md):
 //   embedding  a row counts as often as its token comes up, its columns by the second moments of
 //              the gradient at the embedding
-//   head       a row counts by E[p_v (1 - p_v)], its columns by the second moments of the final
+//   head       a row counts by E[p_v (1 - p_v)] (times the squared slope of a cap on logits), its
+//   columns by the second moments of the final
 //              hidden states
 // Tokens that did not come up count as half of one. The same for any number of threads.
 // kUnimplemented for a model whose table is not as wide as its blocks. Errors: weights, gradients

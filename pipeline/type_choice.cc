@@ -4,7 +4,6 @@
 #include <array>
 #include <cmath>
 #include <limits>
-#include <optional>
 
 #include "absl/strings/str_cat.h"
 
@@ -89,7 +88,7 @@ void Apply(const Move& move, TypeChoice& choice) {
 bool Exchange(const std::vector<TypeOptions>& items, int64_t gap, TypeChoice& choice) {
   const std::vector<Move> moves = Moves(items, choice);
   double least = -1e-12 * std::abs(choice.distortion);  // less is rounding
-  std::optional<Move> first, second;
+  const Move *first = nullptr, *second = nullptr;
   // From the largest first move down, more and more second moves fit beside it.
   BestTwo fitting;
   size_t next = 0;
@@ -97,19 +96,19 @@ bool Exchange(const std::vector<TypeOptions>& items, int64_t gap, TypeChoice& ch
     const Move& move = moves[i];
     if (move.bytes <= gap && move.distortion < least) {
       least = move.distortion;
-      first = move;
-      second.reset();
+      first = &move;
+      second = nullptr;
     }
     while (next < moves.size() && moves[next].bytes <= gap - move.bytes) fitting.Add(moves[next++]);
     const Move* partner = fitting.Without(move.item);
     if (partner == nullptr || move.distortion + partner->distortion >= least) continue;
     least = move.distortion + partner->distortion;
-    first = move;
-    second = *partner;
+    first = &move;
+    second = partner;
   }
-  if (!first) return false;
+  if (first == nullptr) return false;
   Apply(*first, choice);
-  if (second) Apply(*second, choice);
+  if (second != nullptr) Apply(*second, choice);
   return true;
 }
 
