@@ -128,21 +128,22 @@ void FitFp4(const ScaleSearchKernels& kernels, bool mx, int64_t sub, const float
   const int lowest = mx ? -2 : -4, trials = mx ? 4 : kMostTrials;
   int first[kSearchLanes] = {}, best[kSearchLanes];
   float steps[kMostTrials * kSearchLanes] = {};
-  const int most = mx ? 254 : 0x7e;
+  // Within these, mxfp4's largest values and the inverse of its step are finite.
+  const int least = mx ? 3 : 0, most = mx ? 252 : 0x7e;
   for (int lane = 0; lane < lanes; ++lane) {
     float largest = 0;
     for (int64_t i = 0; i < sub; ++i) largest = std::max(largest, std::abs(x[lane * sub + i]));
     const float fitting = largest / 6 / matrix_scale;
     first[lane] = (mx ? FloatToE8M0(fitting) + 1 : FloatToE4M3(fitting)) + lowest;
     for (int trial = 0; trial < trials; ++trial) {
-      const auto bits = static_cast<uint8_t>(std::clamp(first[lane] + trial, 0, most));
+      const auto bits = static_cast<uint8_t>(std::clamp(first[lane] + trial, least, most));
       steps[trial * kSearchLanes + lane] =
           0.5f * (mx ? E8M0ToFloat(bits) : E4M3ToFloat(bits)) * matrix_scale;
     }
   }
   kernels.pick_step(sub, x, weight, lanes, steps, trials, best);
   for (int lane = 0; lane < lanes; ++lane) {
-    fields[lane] = static_cast<uint8_t>(std::clamp(first[lane] + best[lane], 0, most));
+    fields[lane] = static_cast<uint8_t>(std::clamp(first[lane] + best[lane], least, most));
   }
 }
 

@@ -366,7 +366,7 @@ struct Scaled {
     for (int64_t i = 0; i < n; ++i) {
       x[i] = is_zero ? V{} : x[i] * inverse_unit;
       // A little for every column, so that sub-blocks without weight have scales, too.
-      w[i] = weightless ? Splat(1) : w[i] * inverse_weight + 0x1p-20f;
+      w[i] = (weightless ? Splat(1) : w[i] * inverse_weight) + 0x1p-20f;
     }
   }
 };
