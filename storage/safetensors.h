@@ -25,6 +25,7 @@
 namespace cvxq {
 
 class AtomicFile;
+class MappedFile;
 class ObjectMap;
 
 // A memory-mapped file. Immutable and safe to read from any thread; the views it gives are valid
@@ -62,7 +63,7 @@ class SafetensorsFile {
 
   std::string path_;
   std::span<const std::byte> bytes_;
-  bool mapped_ = false;
+  std::unique_ptr<const MappedFile> map_;
   std::shared_ptr<ObjectMap> object_;
   std::vector<std::shared_ptr<const void>> header_holds_;
   std::map<std::string, int64_t> offsets_;  // of tensors in the object
