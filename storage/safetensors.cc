@@ -23,10 +23,10 @@ struct OtherType {
 
 // Types of the format that DType lacks. Their tensors are checked like the others.
 constexpr std::array kOtherTypes = {
-    OtherType{"F4", 4},          OtherType{"F6_E2M3", 6},     OtherType{"F6_E3M2", 6},
-    OtherType{"F8_E5M2", 8},     OtherType{"F8_E4M3", 8},     OtherType{"F8_E8M0", 8},
-    OtherType{"F8_E4M3FNUZ", 8}, OtherType{"F8_E5M2FNUZ", 8}, OtherType{"I16", 16},
-    OtherType{"U64", 64},        OtherType{"C64", 64},
+    OtherType{"F4", 4},          OtherType{"F6_E2M3", 6}, OtherType{"F6_E3M2", 6},
+    OtherType{"F8_E5M2", 8},     OtherType{"F8_E8M0", 8}, OtherType{"F8_E4M3FNUZ", 8},
+    OtherType{"F8_E5M2FNUZ", 8}, OtherType{"I16", 16},    OtherType{"U64", 64},
+    OtherType{"C64", 64},
 };
 
 // Bits of one element of any type of the format, 0 for a type unknown to it.

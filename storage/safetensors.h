@@ -48,7 +48,7 @@ class SafetensorsFile {
   // One of tensors() with its data; for an object they are read if they are not here, as
   // ObjectMap::Load, and stay for as long as the result's `hold` lives.
   StatusOr<HostTensor> Load(const std::string& name) const;
-  // Tensors of a type that DType lacks, by name with the type's name ("F8_E4M3"). They are checked
+  // Tensors of a type that DType lacks, by name with the type's name ("F8_E5M2"). They are checked
   // like the others but cannot be read.
   const std::map<std::string, std::string>& unsupported() const { return unsupported_; }
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
