@@ -108,7 +108,7 @@ Status CheckShape(const GgufArchitecture& architecture, const ArchSpec& spec) {
       architecture.norm_plus_one ? ActivationKind::kGeluTanh : ActivationKind::kSilu;
   if (spec.activation != activation) return absl::UnimplementedError("it has another activation");
   for (size_t i = 0; i < spec.bias.size(); ++i) {
-    if (spec.bias[i] && architecture.biases.find(kLetters[i]) == std::string_view::npos) {
+    if (spec.bias[i] && !architecture.ReadsBias(static_cast<LinearId>(i))) {
       return absl::UnimplementedError("it has biases that llama.cpp does not read");
     }
   }
@@ -116,6 +116,10 @@ Status CheckShape(const GgufArchitecture& architecture, const ArchSpec& spec) {
 }
 
 }  // namespace
+
+bool GgufArchitecture::ReadsBias(LinearId id) const {
+  return biases.find(kLetters[static_cast<int>(id)]) != std::string_view::npos;
+}
 
 StatusOr<const GgufArchitecture*> FindGgufArchitecture(std::string_view family) {
   for (const GgufArchitecture& row : kArchitectures) {

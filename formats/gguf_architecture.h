@@ -30,6 +30,8 @@ struct GgufArchitecture {
   int64_t window_period = 0;       // every n-th block is full as a rule; 0: knows no windows
   int64_t other_scale_layers = 0;  // with so many blocks, scores are scaled by (hidden/heads)^-1/2
   std::string_view biases;         // linears that may have one: letters of "qkvogud"
+
+  bool ReadsBias(LinearId id) const;
 };
 
 // kUnimplemented, naming formats that can hold it, for a family that has no row.
@@ -59,6 +61,8 @@ struct GgufPlace {
   enum class Kind : uint8_t { kMatrix, kNorm, kBias } kind = Kind::kMatrix;
   int permuted_heads = 0;  // rows of each of so many heads lie pair by pair; 0: rows as they are
   bool plus_one = false;   // holds 1 + weight
+  int64_t block = -1;      // of a linear and its bias; -1: of neither
+  LinearId linear{};
 };
 
 // In the order of the file: token table, blocks, final norm, head (absent where tied).

@@ -43,11 +43,15 @@ class Places {
     const std::string name = spec_.LinearName(block, id);
     const std::string file = prefix + kLinearNames[static_cast<int>(id)];
     Matrix(name, file, {spec_.rows(id), spec_.columns(id)}, permuted);
+    all_.back().block = block;
+    all_.back().linear = id;
     all_.push_back({.checkpoint = name + ".bias",
                     .file = file + ".bias",
                     .shape = {spec_.rows(id)},
                     .kind = GgufPlace::Kind::kBias,
-                    .permuted_heads = permuted});
+                    .permuted_heads = permuted,
+                    .block = block,
+                    .linear = id});
   }
 
   void Block(int64_t index) {

@@ -96,15 +96,25 @@ void GgufMetadata::F32s(const std::string& key, const std::vector<float>& values
   for (const float value : values) Put(bytes_, value);
 }
 
+void GgufMetadata::Append(const GgufMetadata& more) {
+  bytes_ += more.bytes_;
+  count_ += more.count_;
+}
+
 int64_t GgufEntry::bytes() const {
   const GgufBlock block = GgufBlockOf(type);
   return shape.elements() / block.elements * block.bytes;
 }
 
-int64_t GgufFileSize(const GgufMetadata& metadata, const std::vector<GgufEntry>& entries) {
-  int64_t size = static_cast<int64_t>(Header(metadata, entries).size());
-  for (const GgufEntry& entry : entries) size += Padded(entry.bytes());
-  return size;
+int64_t GgufFileSize(int64_t metadata_bytes, const std::vector<GgufEntry>& entries) {
+  constexpr int64_t kFixed = 4 + 4 + 8 + 8;          // magic, version, two counts
+  constexpr int64_t kFixedOfTensor = 8 + 4 + 4 + 8;  // length of the name, rank, type, offset
+  int64_t header = kFixed + metadata_bytes, data = 0;
+  for (const GgufEntry& entry : entries) {
+    header += kFixedOfTensor + static_cast<int64_t>(entry.name.size()) + 8 * entry.shape.rank();
+    data += Padded(entry.bytes());
+  }
+  return Padded(header) + data;
 }
 
 StatusOr<std::unique_ptr<GgufWriter>> GgufWriter::Create(const std::string& path,

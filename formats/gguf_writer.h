@@ -31,6 +31,9 @@ class GgufMetadata {
   void I32s(const std::string& key, const std::vector<int32_t>& values);
   void F32s(const std::string& key, const std::vector<float>& values);
 
+  // All pairs of another.
+  void Append(const GgufMetadata& more);
+
   const std::string& bytes() const { return bytes_; }
   int64_t count() const { return count_; }
 
@@ -50,8 +53,8 @@ struct GgufEntry {
   int64_t bytes() const;  // without padding
 };
 
-// Size in bytes of the file that GgufWriter makes of these.
-int64_t GgufFileSize(const GgufMetadata& metadata, const std::vector<GgufEntry>& entries);
+// Size in bytes of the file that GgufWriter makes of so many bytes of metadata and these tensors.
+int64_t GgufFileSize(int64_t metadata_bytes, const std::vector<GgufEntry>& entries);
 
 // Writes one file as a stream: declare all tensors, then append their bytes in the same order.
 // Nothing is visible under `path` before Finish, which checks that all bytes came, fsyncs and

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "formats/gguf_model.h"
+
 namespace cvxq {
 namespace {
 
@@ -11,9 +13,18 @@ std::string StringField(const nlohmann::json& object, const char* name) {
   return object[name].get<std::string>();
 }
 
+StatusOr<ModelFiles> OpenGguf(const std::string& path) {
+  ModelFiles files{.folder = path, .packed = true};
+  CVXQ_ASSIGN_OR_RETURN(files.gguf, GgufModel::Open(path));
+  files.spec = files.gguf->spec();
+  files.weights = std::make_unique<GgufWeights>(files.gguf);
+  return files;
+}
+
 }  // namespace
 
 int64_t ModelFiles::parameters() const {
+  if (gguf != nullptr) return gguf->parameters();
   int64_t sum = 0;
   for (const std::string& name : checkpoint->names()) {
     if (!packed || !IsQuantizedTensor(name)) sum += checkpoint->Find(name)->shape.elements();
@@ -26,8 +37,16 @@ int64_t ModelFiles::parameters() const {
   return sum;
 }
 
+StatusOr<std::unique_ptr<const Tokenizer>> ModelFiles::LoadTokenizer() const {
+  return gguf != nullptr ? gguf->LoadTokenizer() : Tokenizer::Load(checkpoint->files());
+}
+
 StatusOr<ModelFiles> OpenModel(const std::string& address, int threads,
                                const std::string& scratch) {
+  if (!IsBucketAddress(address)) {
+    CVXQ_ASSIGN_OR_RETURN(const std::string gguf, FindGguf(address));
+    if (!gguf.empty()) return OpenGguf(gguf);
+  }
   ModelFiles files;
   CVXQ_ASSIGN_OR_RETURN(std::shared_ptr<const Folder> opened, Folder::Open(address, scratch));
   CVXQ_ASSIGN_OR_RETURN(files.checkpoint, Checkpoint::Open(std::move(opened)));

@@ -1,0 +1,206 @@
+"""Holds the GGUF files that cvxq writes against transformers, llama.cpp and tokenizers.
+
+    check_gguf.py BENCH_FOLDER REPOSITORY WORK_FOLDER [MODEL ...]
+
+For the small models of every architecture, the example, a wider random model and those named, in
+several types: what transformers reads must be what cvxq reads, bit for bit, and llama.cpp (the
+package xllamacpp) must agree with transformers on the decoded weights: the same likeliest token, and
+log-probabilities of the twenty likeliest within 0.1. Token ids must be those of `tokenizers`.
+scripts/check_exports.sh calls it in an environment that has these packages.
+"""
+import ctypes
+import importlib.util
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM
+
+# What llama.cpp does not let a file choose.
+EDITS = {"gemma2": {"query_pre_attn_scalar": 8}, "gemma3": {"query_pre_attn_scalar": 8},
+         "cohere": {"use_qk_norm": False}}
+TINY = ["llama", "llama_v4", "mistral", "qwen2", "qwen3", "cohere", "cohere2", "gemma2", "gemma3"]
+NOT_IN_TRANSFORMERS = {"cohere", "cohere2"}
+
+
+def small_tokenizer(vocabulary):
+    vocab = {"<s>": 0, "</s>": 1} | {chr(ord("!") + i): i for i in range(2, vocabulary)}
+    special = [{"content": token, "id": i, "special": True, "normalized": False, "lstrip": False,
+                "rstrip": False, "single_word": False} for i, token in enumerate(["<s>", "</s>"])]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    return {"version": "1.0", "added_tokens": special, "normalizer": None, "pre_tokenizer": byte_level,
+            "post_processor": None, "decoder": byte_level,
+            "model": {"type": "BPE", "vocab": vocab, "merges": []}}
+
+
+def prepare(source, target, edit):
+    target.mkdir(parents=True)
+    config = json.loads((source / "config.json").read_text()) | edit
+    (target / "config.json").write_text(json.dumps(config))
+    (target / "tokenizer.json").write_text(json.dumps(small_tokenizer(config["vocab_size"])))
+    shutil.copy(source / "model.safetensors", target)
+
+
+class LlamaCpp:
+    """The C interface of llama.cpp inside the package; its structures are passed by as bytes."""
+
+    class Struct(ctypes.Structure):
+        _fields_ = [("bytes", ctypes.c_uint8 * 512)]
+
+    class Batch(ctypes.Structure):
+        _fields_ = [("bytes", ctypes.c_uint8 * 64)]
+
+    def __init__(self):
+        folder = pathlib.Path(importlib.util.find_spec("xllamacpp").origin).parent
+        self.lib = ctypes.CDLL(str(next(folder.glob("*.so"))))
+        pointer, integer = ctypes.c_void_p, ctypes.c_int32
+        for name, result, arguments in [
+                ("llama_model_default_params", self.Struct, []),
+                ("llama_context_default_params", self.Struct, []),
+                ("llama_model_load_from_file", pointer, [ctypes.c_char_p, self.Struct]),
+                ("llama_init_from_model", pointer, [pointer, self.Struct]),
+                ("llama_model_get_vocab", pointer, [pointer]),
+                ("llama_vocab_n_tokens", integer, [pointer]),
+                ("llama_batch_get_one", self.Batch, [pointer, integer]),
+                ("llama_decode", integer, [pointer, self.Batch]),
+                ("llama_get_logits_ith", ctypes.POINTER(ctypes.c_float), [pointer, integer]),
+                ("llama_tokenize", integer, [pointer, ctypes.c_char_p, integer, pointer, integer,
+                                             ctypes.c_bool, ctypes.c_bool]),
+                ("llama_free", None, [pointer]), ("llama_model_free", None, [pointer]),
+                ("llama_log_set", None, [pointer, pointer]), ("llama_backend_init", None, []),
+                ("ggml_backend_load_all", None, [])]:
+            function = getattr(self.lib, name)
+            function.restype, function.argtypes = result, arguments
+        self.errors = []
+        self.log = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, pointer)(
+            lambda level, text, _: self.errors.append(text.decode(errors="replace")) if level >= 3 else None)
+        self.lib.llama_log_set(self.log, None)
+        self.lib.llama_backend_init()
+        self.lib.ggml_backend_load_all()
+
+    def open(self, path):
+        self.errors.clear()
+        model = self.lib.llama_model_load_from_file(str(path).encode(),
+                                                    self.lib.llama_model_default_params())
+        if not model:
+            raise SystemExit(f"llama.cpp does not load {path}: {' '.join(self.errors)}")
+        return model
+
+    def logits(self, model, ids):
+        context = self.lib.llama_init_from_model(model, self.lib.llama_context_default_params())
+        vocabulary = self.lib.llama_vocab_n_tokens(self.lib.llama_model_get_vocab(model))
+        rows = []
+        for token in ids:
+            one = (ctypes.c_int32 * 1)(token)
+            if self.lib.llama_decode(context, self.lib.llama_batch_get_one(one, 1)) != 0:
+                raise SystemExit("llama.cpp does not compute")
+            row = self.lib.llama_get_logits_ith(context, -1)
+            rows.append(np.ctypeslib.as_array(row, (vocabulary,)).copy())
+        self.lib.llama_free(context)
+        return np.stack(rows)
+
+    def tokenize(self, model, text, add_special):
+        raw = text.encode()
+        ids = (ctypes.c_int32 * (len(raw) + 8))()
+        count = self.lib.llama_tokenize(self.lib.llama_model_get_vocab(model), raw, len(raw), ids,
+                                        len(ids), add_special, False)
+        return list(ids[:count])
+
+
+def log_softmax(logits):
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def compare(ours, theirs):
+    """(share of equal likeliest tokens, largest difference among the twenty likeliest)."""
+    ours, theirs = log_softmax(ours.astype(np.float64)), log_softmax(theirs.astype(np.float64))
+    top = np.argsort(-ours, -1)[:, :20]
+    difference = np.abs(np.take_along_axis(ours, top, -1) - np.take_along_axis(theirs, top, -1)).max()
+    # Two tokens that float cannot tell apart may change places.
+    best = np.take_along_axis(ours, theirs.argmax(-1)[:, None], -1)[:, 0]
+    return float((ours.max(-1) - best <= 1e-3).mean()), float(difference)
+
+
+def sample_ids(model, config, text):
+    limit = min(48, config.get("max_position_embeddings", 48), config.get("sliding_window") or 48
+                if model.name in ("mistral", "qwen2") else 48)
+    if (model / "golden.safetensors").exists() or config["vocab_size"] < 100:
+        return [int(i) for i in np.random.default_rng(1).integers(0, config["vocab_size"], limit)]
+    return Tokenizer.from_file(str(model / "tokenizer.json")).encode(text[:2000]).ids[:limit]
+
+
+def check(llama, bench, model, kind, work, text, split=0):
+    out = work / f"{model.name}.{kind}{'.split' if split else ''}"
+    command = [bench / "bench_export_uniform", model, "gguf", kind, out] + ([split] if split else [])
+    run = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    if run.returncode != 0:
+        raise SystemExit(f"{model.name} {kind}: {run.stderr}")
+    written, foretold = (int(part.split()[0]) for part in run.stdout.splitlines()[-1].split(", "))
+    assert written == foretold, run.stdout
+    files = sorted(out.glob("*.gguf"))
+    decoded = out.with_name(out.name + ".decoded")
+    config = json.loads((model / "config.json").read_text())
+    reference = AutoModelForCausalLM.from_pretrained(decoded, dtype=torch.float32)
+    ids = sample_ids(model, config, text)
+    with torch.no_grad():
+        expected = reference(torch.tensor([ids])).logits[0].numpy()
+
+    weights = "not read by transformers"
+    if model.name not in NOT_IN_TRANSFORMERS and len(files) == 1:
+        loaded = AutoModelForCausalLM.from_pretrained(out, gguf_file=files[0].name, dtype=torch.float32)
+        state = loaded.state_dict()
+        largest = max(float((state[name].float() - tensor).abs().max())
+                      for name, tensor in load_file(decoded / "model.safetensors").items())
+        weights = f"weights differ by {largest:g}"
+        assert largest == 0 or (model.name.startswith("gemma") and largest < 1e-6), (model.name, kind, largest)
+
+    opened = llama.open(files[0])
+    actual = llama.logits(opened, ids)
+    agree, difference = compare(expected, actual)
+    lines = [line for line in text.splitlines() if line][:60]
+    wrong = 0
+    if config["vocab_size"] > 100:
+        tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+        wrong = sum(tokenizer.encode(line).ids != llama.tokenize(opened, line, True) for line in lines)
+    llama.lib.llama_model_free(opened)
+    print(f"{model.name:14} {kind:7} {len(files)} files {written:9} bytes: {weights}; llama.cpp: likeliest token "
+          f"{100 * agree:.0f} %, log-probabilities within {difference:.4f}, {wrong} texts cut otherwise", flush=True)
+    return agree == 1 and difference <= 0.1 and wrong == 0
+
+
+def main():
+    bench, root, work = map(pathlib.Path, sys.argv[1:4])
+    text = (root / "examples/text/kjv.test.txt").read_text()
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    models = []
+    for name in TINY:
+        models.append(work / name)
+        prepare(root / "tests/data/models" / name, work / name, EDITS.get(name, {}))
+    example = root / "examples/models/kjv-llama-1m"
+    wide = work / "wide"
+    subprocess.run([str(bench / "bench_random_model"), str(wide), str(example), "512", "768", "2"], check=True)
+    larger = [example, wide, *map(pathlib.Path, sys.argv[4:])]
+    llama = LlamaCpp()
+    torch.set_num_threads(1)
+    good = True
+    for model in models:
+        for kind in ("f32", "mixed"):
+            good &= check(llama, bench, model, kind, work, text)
+    for model in larger:
+        for kind in ("bf16", "f16", "q8_0", "q6_k", "q5_k", "q4_k", "iq4_xs", "mixed"):
+            good &= check(llama, bench, model, kind, work, text)
+        good &= check(llama, bench, model, "q4_k", work, text, split=200_000)
+    if not good:
+        raise SystemExit("some files are not as they should be")
+
+
+if __name__ == "__main__":
+    main()
