@@ -1,21 +1,23 @@
 // The types of GGUF files: how fast their scales are searched, and how good they are.
 //
-//   bench_grid_types [--rows 512] [--columns 4096] [--repeats 3] [--library llama.so]
+//   bench_grid_types [--rows 512] [--columns 4096] [--repeats 3] [--library python.so:llama.so]
 //
 // For each type: million weights a second and core (scales and codes), and the weighted error
 // against that of the plain rule, which maps the range of each sub-block to all levels. With the
-// path of a library that has llama.cpp's row quantisers, theirs of the same type with the same
-// weights as its "imatrix": their error and speed.
+// path of a library that has llama.cpp's row quantisers (and before it, joined by a colon, of those
+// that it needs: the Python wheel `xllamacpp` needs libpython), theirs of the same type with the
+// same weights as its "imatrix": their error and speed.
 #include <dlfcn.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <ctime>
 #include <functional>
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_split.h"
 #include "base/random.h"
 #include "formats/ggml_types.h"
 #include "formats/grid_coder.h"
@@ -63,13 +65,19 @@ double WeightedError(const Data& data, const std::vector<float>& decoded) {
   return sum;
 }
 
+// Seconds of this thread's processor, which others that share it do not count in.
+double Now() {
+  timespec t{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
+
 double BestSeconds(int64_t repeats, const std::function<void()>& body) {
   double best = INFINITY;
   for (int64_t i = 0; i < repeats; ++i) {
-    const auto start = std::chrono::steady_clock::now();
+    const double start = Now();
     body();
-    best = std::min(
-        best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    best = std::min(best, Now() - start);
   }
   return best;
 }
@@ -114,8 +122,8 @@ void Run(const Options& options) {
   const Data data = RandomData(options);
   ThreadPool pool(1);
   void* library = nullptr;
-  if (!options.library.empty()) {
-    library = dlopen(options.library.c_str(), RTLD_NOW);
+  for (const auto path : absl::StrSplit(options.library, ':', absl::SkipEmpty())) {
+    library = dlopen(std::string(path).c_str(), RTLD_LAZY | RTLD_GLOBAL);
     if (library == nullptr) std::fprintf(stderr, "%s\n", dlerror());
   }
   const double weights = static_cast<double>(data.w.size()) / 1e6;

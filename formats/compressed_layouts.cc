@@ -20,8 +20,8 @@ int64_t PackedIntBytes(const IntSpec& spec, int64_t rows, int64_t columns) {
   constexpr int64_t kWordBytes = 4, kScaleBytes = 2;
   const int64_t groups = GroupsOf(spec, columns);
   const int64_t zeros = spec.symmetric ? 0 : WordsFor(rows, spec.bits) * groups;
-  return kWordBytes * (rows * WordsFor(columns, spec.bits) + zeros) +
-         kScaleBytes * rows * groups + kShapeBytes;
+  return kWordBytes * (rows * WordsFor(columns, spec.bits) + zeros) + kScaleBytes * rows * groups +
+         kShapeBytes;
 }
 
 class PackedInts : public CompressedLayout {

@@ -1,12 +1,14 @@
 // compressed-tensors, the format of llm-compressor and vLLM, which transformers loads as well: each
 // linear has a type of its own.
 #include <algorithm>
+#include <cmath>
+#include <functional>
 #include <map>
 #include <set>
 #include <utility>
 
-#include "absl/strings/str_join.h"
 #include "formats/compressed_layouts.h"
+#include "formats/ggml_types.h"
 #include "formats/module_targets.h"
 #include "formats/safetensors_format.h"
 
@@ -16,6 +18,8 @@ namespace {
 using nlohmann::ordered_json;
 
 constexpr char kVersion[] = "0.20.0";  // whose packing this is
+// What a menu calls the types that are no integers; `dense` is the checkpoint's own.
+constexpr std::string_view kFp8 = "fp8", kNvfp4 = "nvfp4", kMxfp4 = "mxfp4", kDense = "dense";
 
 class CompressedTensorsFormat : public SafetensorsFormat {
  public:
@@ -26,8 +30,10 @@ class CompressedTensorsFormat : public SafetensorsFormat {
         new CompressedTensorsFormat(checkpoint, spec, options));
     CVXQ_RETURN_IF_ERROR(format->FindMatrices());
     CVXQ_RETURN_IF_ERROR(format->ReadMenu());
+    if (format->vllm_) format->TieFused();
     for (ExportMatrix& matrix : format->matrices_) {
-      if (matrix.role == ExportMatrix::Role::kLinear) format->FillTypes(matrix);
+      if (matrix.role != ExportMatrix::Role::kLinear) continue;
+      CVXQ_RETURN_IF_ERROR(format->FillTypes(matrix));
     }
     return format;
   }
@@ -49,122 +55,153 @@ class CompressedTensorsFormat : public SafetensorsFormat {
 
  private:
   Status ReadMenu();
-  void FillTypes(ExportMatrix& matrix);
-  // The layout of this spec, which is made where it is new.
-  const WeightType* Int(const NamedIntSpec& spec);
-  // Why vLLM cannot take integers on a matrix; empty if it can.
-  std::string VllmRefuses(const ExportMatrix& matrix, const NamedIntSpec& spec) const;
-  int64_t FusedRows(const ExportMatrix& matrix) const;
+  Status FillTypes(ExportMatrix& matrix);
+  // The type of the menu for a matrix; nullptr where it cannot have it. Adds what is to be told.
+  StatusOr<const WeightType*> TypeFor(const std::string& name, const ExportMatrix& matrix,
+                                      std::set<std::string>& reasons);
+  const WeightType* Keep(const std::string& key,
+                         const std::function<std::unique_ptr<CompressedLayout>()>& make);
+  // Why vLLM has no kernel for a matrix of this shape, or for integers; empty if it has.
+  std::string VllmRefuses(const ExportMatrix& matrix) const;
+  std::string VllmRefuses(const NamedIntSpec& named) const;
+  // The matrices that are computed as one with this one, itself included.
+  std::vector<const ExportMatrix*> TiedWith(const ExportMatrix& matrix) const;
+  StatusOr<float> Largest(const ExportMatrix& matrix) const;  // |w| of all tied
 
   bool vllm_ = false;
-  bool dense_ = false;            // whether the menu has the checkpoint's own type
-  std::vector<IntName> integers_;  // of the menu
-  std::map<std::pair<std::string, int64_t>, const WeightType*> ints_;  // by name and group
+  std::vector<std::string> menu_;
+  std::map<std::string, const WeightType*> kept_;
   std::map<const WeightType*, std::unique_ptr<CompressedLayout>> layouts_;
 };
 
 Status CompressedTensorsFormat::ReadMenu() {
-  if (options_.engine != "" && options_.engine != "vllm") {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "the engine ", options_.engine, " is not known for compressed-tensors; leave it out or ",
-        "take vllm"));
-  }
+  CVXQ_RETURN_IF_ERROR(CheckOptions({"", "vllm"}));
   vllm_ = options_.engine == "vllm";
-  if (options_.group != 0 && options_.group != -1 && options_.group != 32 && options_.group != 64 &&
-      options_.group != 128) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("groups of ", options_.group,
-                     " columns are not supported; take 32, 64, 128, or -1 for whole rows"));
+  menu_ = options_.menu;
+  if (menu_.empty()) {
+    menu_ = vllm_ ? std::vector<std::string>{"int4", "int8", std::string(kDense)}
+                  : std::vector<std::string>{"int2", "int3", "int4", "int5",
+                                             "int6", "int7", "int8", std::string(kDense)};
   }
-  std::vector<std::string> menu = options_.menu;
-  if (menu.empty()) {
-    menu = vllm_ ? std::vector<std::string>{"int4", "int8", "dense"}
-                 : std::vector<std::string>{"int2", "int3", "int4", "int5",
-                                            "int6", "int7", "int8", "dense"};
-  }
-  for (const std::string& name : menu) {
-    if (const std::optional<IntName> integer = ParseIntName(name)) {
-      integers_.push_back(*integer);
-    } else if (name == "dense") {
-      dense_ = true;
-    } else {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "the type ", name, " is not known for compressed-tensors; it has int2 to int8 and, ",
-          "asymmetric, int2a to int8a, each also with _g32, _g64, _g128 or _channel; dense"));
+  for (const std::string& name : menu_) {
+    const WeightType* gguf = FindGgmlType(name);
+    if (ParseIntName(name) || name == kFp8 || name == kNvfp4 || name == kMxfp4 || name == kDense ||
+        (gguf != nullptr && gguf->dense())) {
+      continue;
     }
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the type ", name, " is not known for compressed-tensors; it has int2 to int8 and, ",
+        "asymmetric, int2a to int8a, each also with _g32, _g64, _g128 or _channel; fp8, nvfp4, ",
+        "mxfp4; dense, or f32, f16, bf16"));
   }
   return absl::OkStatus();
 }
 
-const WeightType* CompressedTensorsFormat::Int(const NamedIntSpec& spec) {
-  const WeightType*& type = ints_[{spec.name, spec.spec.group}];
+const WeightType* CompressedTensorsFormat::Keep(
+    const std::string& key, const std::function<std::unique_ptr<CompressedLayout>()>& make) {
+  const WeightType*& type = kept_[key];
   if (type == nullptr) {
-    std::unique_ptr<CompressedLayout> layout = PackedIntLayout(spec);
+    std::unique_ptr<CompressedLayout> layout = make();
     type = &layout->type();
     layouts_[type] = std::move(layout);
   }
   return type;
 }
 
-int64_t CompressedTensorsFormat::FusedRows(const ExportMatrix& matrix) const {
-  int64_t rows = 0;
+std::vector<const ExportMatrix*> CompressedTensorsFormat::TiedWith(
+    const ExportMatrix& matrix) const {
+  std::vector<const ExportMatrix*> tied;
   for (const ExportMatrix& other : matrices_) {
     if (other.role != ExportMatrix::Role::kLinear || other.block != matrix.block) continue;
-    if (other.id == matrix.id || (matrix.tie >= 0 && InputOf(other.id) == InputOf(matrix.id))) {
-      rows += other.rows;
-    }
+    const bool together = matrix.tie >= 0 && InputOf(other.id) == InputOf(matrix.id);
+    if (together || other.id == matrix.id) tied.push_back(&other);
   }
-  return rows;
+  return tied;
 }
 
-std::string CompressedTensorsFormat::VllmRefuses(const ExportMatrix& matrix,
-                                                 const NamedIntSpec& named) const {
+StatusOr<float> CompressedTensorsFormat::Largest(const ExportMatrix& matrix) const {
+  float largest = 0;
+  for (const ExportMatrix* tied : TiedWith(matrix)) {
+    CVXQ_ASSIGN_OR_RETURN(const HostTensor tensor, checkpoint_.Get(tied->name + ".weight"));
+    CVXQ_ASSIGN_OR_RETURN(const std::vector<float> values, ToFloats(tensor));
+    for (const float value : values) largest = std::max(largest, std::fabs(value));
+  }
+  return largest;
+}
+
+std::string CompressedTensorsFormat::VllmRefuses(const ExportMatrix& matrix) const {
   constexpr int64_t kRows = 64, kColumns = 128;  // of the tiles of its Marlin kernels
-  const IntSpec& spec = named.spec;
-  if (spec.bits != 4 && (spec.bits != 8 || !spec.symmetric)) {
-    return absl::StrCat("vLLM has no kernel for ", named.name);
-  }
-  if (FusedRows(matrix) % kRows != 0 || matrix.columns % kColumns != 0) {
-    return absl::StrCat("vLLM's kernels want multiples of ", kRows, " rows and ", kColumns,
-                        " columns");
-  }
-  return "";
+  int64_t rows = 0;
+  for (const ExportMatrix* tied : TiedWith(matrix)) rows += tied->rows;
+  if (rows % kRows == 0 && matrix.columns % kColumns == 0) return "";
+  return absl::StrCat("vLLM's kernels want multiples of ", kRows, " rows and ", kColumns,
+                      " columns, not ", rows, " and ", matrix.columns);
 }
 
-void CompressedTensorsFormat::FillTypes(ExportMatrix& matrix) {
+std::string CompressedTensorsFormat::VllmRefuses(const NamedIntSpec& named) const {
+  const IntSpec& spec = named.spec;
+  const bool known = spec.bits == 4 || (spec.bits == 8 && spec.symmetric);
+  return known ? "" : absl::StrCat("vLLM has no kernel for ", named.name);
+}
+
+StatusOr<const WeightType*> CompressedTensorsFormat::TypeFor(const std::string& name,
+                                                             const ExportMatrix& matrix,
+                                                             std::set<std::string>& reasons) {
   const DType stored = StoredType(matrix);
-  // A model in F32 has its scales in F16, which is what engines will run it in.
+  if (name == kDense || name == Dense(stored)->name()) return Dense(stored);
+  if (const WeightType* other = FindGgmlType(name); other != nullptr && other->dense()) {
+    reasons.insert(absl::StrCat("the checkpoint has no ", name, " here"));
+    return nullptr;
+  }
+  // A model in F32 has its scales in F16.
   const DType scale = stored == DType::kBF16 ? DType::kBF16 : DType::kF16;
   if (vllm_) {
-    const bool attention = InputOf(matrix.id) == InputId::kAttention;
-    const bool gated = InputOf(matrix.id) == InputId::kMlp && spec_.gated;
-    if (attention) matrix.tie = 2 * matrix.block;
-    if (gated) matrix.tie = 2 * matrix.block + 1;
-  }
-  std::set<std::string> reasons;
-  for (const IntName& integer : integers_) {
-    const NamedIntSpec named = SpecFor(integer, options_.group, matrix.columns, scale);
-    if (std::string reason = vllm_ ? VllmRefuses(matrix, named) : ""; !reason.empty()) {
+    if (std::string reason = VllmRefuses(matrix); !reason.empty()) {
       reasons.insert(std::move(reason));
-      continue;
-    }
-    const int64_t asked = integer.group.value_or(options_.group);
-    if (asked > 0 && named.spec.channel) {
-      reasons.insert(absl::StrCat(matrix.columns, " columns do not divide into groups of ", asked,
-                                  ": one scale for a row"));
-    }
-    const WeightType* type = Int(named);
-    if (std::find(matrix.types.begin(), matrix.types.end(), type) == matrix.types.end()) {
-      matrix.types.push_back(type);
+      return nullptr;
     }
   }
-  if (dense_ || matrix.types.empty()) matrix.types.push_back(Dense(stored));
-  std::stable_sort(matrix.types.begin(), matrix.types.end(),
-                   [&](const WeightType* a, const WeightType* b) {
-                     return a->Bytes(matrix.rows, matrix.columns) <
-                            b->Bytes(matrix.rows, matrix.columns);
-                   });
-  matrix.fallback = absl::StrJoin(reasons, "; ");
+  if (const std::optional<IntName> integer = ParseIntName(name)) {
+    const NamedIntSpec named = SpecFor(*integer, options_.group, matrix.columns, scale);
+    if (std::string reason = vllm_ ? VllmRefuses(named) : ""; !reason.empty()) {
+      reasons.insert(std::move(reason));
+      return nullptr;
+    }
+    NoteWholeRows(integer->group.value_or(options_.group), named, matrix.columns, reasons);
+    return Keep(absl::StrCat(named.name, ",", named.spec.group),
+                [&] { return PackedIntLayout(named); });
+  }
+  if (name == kFp8) {
+    return Keep(absl::StrCat(name, ",", matrix.columns),
+                [&] { return Fp8Layout(matrix.columns, scale); });
+  }
+  const Fp4Type::Kind kind = name == kNvfp4 ? Fp4Type::Kind::kNvfp4 : Fp4Type::Kind::kMxfp4;
+  const int64_t block = Fp4Type(kind).block();
+  if (matrix.columns % block != 0) {
+    reasons.insert(absl::StrCat(matrix.columns, " columns do not divide into blocks of ", block,
+                                ": no ", name));
+    return nullptr;
+  }
+  std::string key = name;
+  std::optional<float> largest;
+  if (kind == Fp4Type::Kind::kNvfp4 && matrix.tie >= 0) {
+    absl::StrAppend(&key, ",", matrix.tie);
+    if (!kept_.contains(key)) {
+      CVXQ_ASSIGN_OR_RETURN(largest, Largest(matrix));
+    }
+  }
+  return Keep(key, [&] { return Fp4Layout(kind, largest); });
+}
+
+Status CompressedTensorsFormat::FillTypes(ExportMatrix& matrix) {
+  std::vector<const WeightType*> types;
+  std::set<std::string> reasons;
+  for (const std::string& name : menu_) {
+    CVXQ_ASSIGN_OR_RETURN(const WeightType* type, TypeFor(name, matrix, reasons));
+    if (type != nullptr) types.push_back(type);
+  }
+  SetTypes(types, reasons, matrix);
+  return absl::OkStatus();
 }
 
 ordered_json CompressedTensorsFormat::Config(const std::vector<const WeightType*>& choice) const {

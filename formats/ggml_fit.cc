@@ -40,30 +40,30 @@ std::map<int, Recipe> MakeRecipes() {
   const auto affine = [](int highest) {
     return ScaleSearch{.highest = highest, .has_offset = true, .sub = 32, .polish = 1};
   };
-  r[2] = {symmetric(-8, 7), Both(Steps(6, 9, 10)), {}};
-  r[3] = {affine(15), Steps(13.5f, 17, 15), {}};
-  r[6] = {symmetric(-16, 15), Both(Steps(14, 17, 8)), {}};
-  r[7] = {affine(31), Steps(29.5f, 33, 15), {}};
-  r[8] = {symmetric(-128, 127), Steps(-128, -122, 8), {}};
+  r[2] = {symmetric(-8, 7), Both(Steps(5.5f, 10.5f, 16)), {}};
+  r[3] = {affine(15), Steps(11, 18, 40), {}};
+  r[6] = {symmetric(-16, 15), Both(Steps(10.5f, 18.5f, 20)), {}};
+  r[7] = {affine(31), Steps(23, 34, 40), {}};
+  r[8] = {symmetric(-128, 127), Steps(105, 128, 40), {}};
 
   ScaleSearch s = affine(3);  // q2_k
-  s.sub = 16, s.subs = 16, s.least = 0, s.most = 15, s.most_offset = 15, s.rounds = 2;
-  r[10] = {s, Steps(2, 4.5f, 12), {15, 14, 13}};
+  s.sub = 16, s.subs = 16, s.least = 0, s.most = 15, s.most_offset = 15, s.rounds = 1;
+  r[10] = {s, Steps(2, 5, 20), {15, 14, 13}};
   s = symmetric(-4, 3);  // q3_k
   s.sub = 16, s.subs = 16, s.least = -32, s.most = 31, s.rounds = 1;
-  r[11] = {s, Both(Steps(2.5f, 5, 10)), {-32, 31}};
+  r[11] = {s, Both(Steps(2.2f, 6.5f, 10)), {-32, 31}};
   s = affine(15);  // q4_k
   s.subs = 8, s.least = 0, s.most = 63, s.most_offset = 63, s.rounds = 1;
-  r[12] = {s, Steps(13.5f, 17, 15), {63}};
+  r[12] = {s, Steps(11, 19, 30), {63, 60}};
   s.highest = 31;  // q5_k
-  r[13] = {s, Steps(29.5f, 33, 15), {63}};
+  r[13] = {s, Steps(23, 35, 30), {63, 60}};
   s = symmetric(-32, 31);  // q6_k
   s.sub = 16, s.subs = 16, s.least = -128, s.most = 127, s.rounds = 1;
-  r[14] = {s, Both(Steps(30, 33, 6)), {-128}};
+  r[14] = {s, Both(Steps(22, 34, 18)), {-128}};
   s = {.levels = LevelKind::kIq4, .sub = 32, .polish = 1};
-  r[20] = {s, Both(Steps(90, 130, 5)), {}};
+  r[20] = {s, Both(Steps(85, 155, 8)), {}};
   s.subs = 8, s.least = -32, s.most = 31, s.rounds = 1;
-  r[23] = {s, Both(Steps(90, 130, 5)), {-32}};
+  r[23] = {s, Both(Steps(85, 155, 7)), {-32}};
   for (auto& [id, recipe] : r) {
     recipe.search.trials = recipe.trials.data();
     recipe.search.trial_count = static_cast<int>(recipe.trials.size());

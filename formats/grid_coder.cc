@@ -8,6 +8,7 @@
 #include <optional>
 #include <utility>
 
+#include "formats/scale_search.h"
 #include "quant/cpu_clones.h"
 
 namespace cvxq {
@@ -40,6 +41,12 @@ class Rounding {
     return static_cast<int>(code);
   }
   float Level(int code) const { return levels_[code]; }
+  // Codes of x [subs * sub], as Code gives them.
+  void Codes(int64_t sub, const float* x, const float* step, const float* offset, int64_t subs,
+             uint8_t* codes) const {
+    ScaleSearchHere().nearest(levels_.data(), uniform_ ? nullptr : edges_.data(),
+                              static_cast<int>(levels_.size()), sub, x, step, offset, subs, codes);
+  }
 
  private:
   const std::span<const float> levels_;
@@ -63,6 +70,24 @@ CVXQ_CPU_CLONES void Carry(const float* l, float error, int64_t n, float* target
     for (int64_t lane = 0; lane < kLanes; ++lane) target[i + lane] -= l[i + lane] * error;
   }
   for (; i < n; ++i) target[i] -= l[i] * error;
+}
+
+// The sum of weight (x - y)^2, in an order that n alone decides.
+CVXQ_CPU_CLONES double SquaredError(const float* x, const float* y, const float* weight,
+                                    int64_t n) {
+  double sums[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const double error = static_cast<double>(x[i + lane]) - y[i + lane];
+      sums[lane] += error * error * weight[i + lane];
+    }
+  }
+  for (int64_t lane = 0; i < n; ++i, ++lane) {
+    const double error = static_cast<double>(x[i]) - y[i];
+    sums[lane] += error * error * weight[i];
+  }
+  return std::accumulate(sums, sums + kLanes, 0.0);
 }
 
 void RoundTile(const Rounding& rounding, const ColumnTile& tile, Column& c, float* target,
@@ -122,6 +147,11 @@ class Coder {
   // Codes on the grids of m, and the distortion. `targets` [M, N] takes the values that were
   // rounded, feedback included; it may be nullptr.
   void Round(float* targets, GridMatrix& m) const {
+    if (in_.inputs == nullptr && in_.blocks.empty()) {
+      RoundToNearest(m);
+      if (targets != nullptr) std::copy_n(in_.w, m.codes.size(), targets);
+      return;
+    }
     const int64_t subs = in_.columns / type_.sub();
     std::vector<double> distortion(in_.rows);
     const FeedbackInput feedback{.w = in_.w,
@@ -147,13 +177,40 @@ class Coder {
         if (targets != nullptr) targets[at] = target[r];
       }
     });
-    m.distortion = 0;
-    for (int64_t r = 0; r < in_.rows; ++r) {
-      m.distortion += in_.row_weight.empty() ? distortion[r] : distortion[r] * in_.row_weight[r];
-    }
+    SumUp(distortion, m);
   }
 
  private:
+  void SumUp(const std::vector<double>& of_row, GridMatrix& m) const {
+    m.distortion = 0;
+    for (int64_t r = 0; r < in_.rows; ++r) {
+      m.distortion += in_.row_weight.empty() ? of_row[r] : of_row[r] * in_.row_weight[r];
+    }
+  }
+
+  // As Round where nothing feeds back.
+  void RoundToNearest(GridMatrix& m) const {
+    const int64_t sub = type_.sub(), subs = in_.columns / sub;
+    std::vector<double> distortion(in_.rows);
+    pool_.ParallelFor(in_.rows, [&](int64_t r) {
+      const float* x = in_.w + r * in_.columns;
+      const float* step = &m.step[r * subs];
+      const float* offset = m.offset.empty() ? nullptr : &m.offset[r * subs];
+      uint8_t* codes = &m.codes[r * in_.columns];
+      rounding_.Codes(sub, x, step, offset, subs, codes);
+      std::vector<float> decoded(in_.columns);
+      for (int64_t j = 0; j < subs; ++j) {
+        const float o = offset != nullptr ? offset[j] : 0.0f;
+        for (int64_t c = j * sub; c < (j + 1) * sub; ++c) {
+          const float product = step[j] * rounding_.Level(codes[c]);
+          decoded[c] = product + o;
+        }
+      }
+      distortion[r] = SquaredError(x, decoded.data(), column_weight_.data(), in_.columns);
+    });
+    SumUp(distortion, m);
+  }
+
   int64_t BlocksOfRow() const { return in_.columns / type_.block(); }
 
   const GridInput& in_;

@@ -14,8 +14,8 @@ constexpr int kLanes = 16;
 constexpr float kRounder = 0x1.8p23f;  // adding it leaves no room for a fraction
 
 // The step of least squared error for a normal variable of deviation 1, by bits.
-constexpr std::array<float, 9> kNormalStep = {0, 0, 0.996f, 0.586f, 0.335f, 0.188f,
-                                              0.104f, 0.0569f, 0.0308f};
+constexpr std::array<float, 9> kNormalStep = {0,      0,      0.996f,  0.586f, 0.335f,
+                                              0.188f, 0.104f, 0.0569f, 0.0308f};
 
 struct Lanes {
   alignas(64) float v[kLanes];
@@ -128,15 +128,15 @@ int IndexOfLeast(const Lanes& lanes) {
   return static_cast<int>(std::min_element(lanes.v, lanes.v + kLanes) - lanes.v);
 }
 
-uint16_t ScaleBits(float value, DType dtype) {
+}  // namespace
+
+uint16_t NearestScale(float value, DType dtype) {
   const float least = dtype == DType::kF16 ? 0x1p-24f : 0x1p-126f;
   const float most = dtype == DType::kF16 ? 65504.0f : 0x1.fep127f;
   const float size = std::clamp(std::fabs(value), least, most);
   const float clamped = std::copysign(size, value);
   return dtype == DType::kF16 ? FloatToF16(clamped) : FloatToBF16(clamped);
 }
-
-}  // namespace
 
 float ScaleValue(uint16_t bits, DType dtype) {
   return dtype == DType::kF16 ? F16ToFloat(bits) : BF16ToFloat(bits);
@@ -164,19 +164,18 @@ bool IntSearch::Load(const float* x, const float* weight) {
 }
 
 IntFit IntSearch::Stored(float scale, int zero) const {
-  return {ScaleBits(scale * unit_, scale_), static_cast<uint8_t>(zero)};
+  return {NearestScale(scale * unit_, scale_), static_cast<uint8_t>(zero)};
 }
 
 float IntSearch::ValueOf(IntFit fit) const { return ScaleValue(fit.scale, scale_) / unit_; }
 
 IntFit IntSearch::Symmetric(const float* x, const float* weight) {
-  if (!Load(x, weight)) return {ScaleBits(0, scale_), 0};
+  if (!Load(x, weight)) return {NearestScale(0, scale_), 0};
   const auto half = static_cast<float>(1 << (bits_ - 1));
   const float low = -half, high = half - 1;
   // From the step that reaches the largest weight down to where normal weights would have theirs.
   const float widest = std::max(most_, -least_) / high;
-  const float narrowest =
-      std::min(0.75f * widest, 0.85f * kNormalStep[bits_] * std::sqrt(square_));
+  const float narrowest = std::min(0.75f * widest, 0.85f * kNormalStep[bits_] * std::sqrt(square_));
   const float ratio = std::pow(narrowest / widest, 1.0f / (kLanes - 1));
   float best_gain = -1, best_scale = widest;
   for (const float sign : {1.0f, -1.0f}) {
@@ -211,15 +210,14 @@ IntFit IntSearch::Symmetric(const float* x, const float* weight) {
 }
 
 IntFit IntSearch::Asymmetric(const float* x, const float* weight) {
-  if (!Load(x, weight)) return {ScaleBits(0, scale_), 0};
+  if (!Load(x, weight)) return {NearestScale(0, scale_), 0};
   const auto most_code = static_cast<float>((1 << bits_) - 1);
   // Ranges from all weights down to what normal ones would have, each end by itself.
   constexpr int kEnds = 4;
   static_assert(kEnds * kEnds == kLanes);
   const float deviation = std::sqrt(std::max(0.0f, square_ - mean_ * mean_));
   const float width = most_ - least_;  // both have 0 between them
-  const float narrowest =
-      std::min(0.8f, 0.9f * kNormalStep[bits_] * most_code * deviation / width);
+  const float narrowest = std::min(0.8f, 0.9f * kNormalStep[bits_] * most_code * deviation / width);
   Lanes inverse, zero;
   for (int t = 0; t < kLanes; ++t) {
     const auto shrink = [&](int k) {
@@ -264,8 +262,7 @@ IntFit IntSearch::Asymmetric(const float* x, const float* weight) {
     for (int t = 0; t < kLanes; ++t) {
       const auto up = static_cast<float>(t / kEnds - 1), step = static_cast<float>(t % kEnds - 1);
       const bool plain = t == kLanes - 1;  // what no search would take
-      const float z =
-          std::clamp(plain ? plain_zero : std::floor(best_zero) + up, 0.0f, most_code);
+      const float z = std::clamp(plain ? plain_zero : std::floor(best_zero) + up, 0.0f, most_code);
       fits[t] = Stored(plain ? plain_scale : best_scale * (1 + step * reach), static_cast<int>(z));
       scale.v[t] = ValueOf(fits[t]);
       inverse.v[t] = 1 / scale.v[t];

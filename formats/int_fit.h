@@ -39,13 +39,14 @@ class IntSearch {
   const int bits_;
   const DType scale_;
   const int64_t block_;
-  std::vector<float> x_, weight_;  // in powers of two, so that the largest are in [1, 2)
-  float unit_ = 1;                 // of x_
-  float least_ = 0, most_ = 0;     // of x_
+  std::vector<float> x_, weight_;            // in powers of two, so that the largest are in [1, 2)
+  float unit_ = 1;                           // of x_
+  float least_ = 0, most_ = 0;               // of x_
   float total_ = 0, mean_ = 0, square_ = 0;  // sums of weight, weight x / total, weight x^2 / total
 };
 
-// A scale as its dtype stores it.
+// Bits of the scale nearest to a value, of F16 or BF16: finite, and never 0.
+uint16_t NearestScale(float value, DType dtype);
 float ScaleValue(uint16_t bits, DType dtype);
 
 }  // namespace cvxq

@@ -1,8 +1,7 @@
 #include "formats/int_types.h"
 
-#include <utility>
-
 #include <array>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "formats/int_fit.h"
@@ -50,6 +49,13 @@ NamedIntSpec SpecFor(const IntName& name, int64_t group, int64_t columns, DType 
                 .channel = channel,
                 .scale = scale};
   return named;
+}
+
+void NoteWholeRows(int64_t asked, const NamedIntSpec& named, int64_t columns,
+                   std::set<std::string>& reasons) {
+  if (asked < 1 || !named.spec.channel) return;
+  reasons.insert(absl::StrCat(columns, " columns do not divide into groups of ", asked,
+                              ": one scale for a row"));
 }
 
 uint16_t ScaleField(const uint8_t* fields) {

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -20,10 +21,10 @@ namespace cvxq {
 
 struct IntSpec {
   int bits = 4;
-  bool symmetric = true;        // codes around 0 and no zero point, else 0 .. 2^bits - 1
-  int64_t group = 64;           // columns
-  bool channel = false;         // the group is a whole row
-  DType scale = DType::kBF16;   // or F16
+  bool symmetric = true;       // codes around 0 and no zero point, else 0 .. 2^bits - 1
+  int64_t group = 64;          // columns
+  bool channel = false;        // the group is a whole row
+  DType scale = DType::kBF16;  // or F16
 };
 
 // The number of groups in a row.
@@ -44,6 +45,9 @@ struct NamedIntSpec {
   IntSpec spec;
 };
 NamedIntSpec SpecFor(const IntName& name, int64_t group, int64_t columns, DType scale);
+// Adds why a matrix has whole rows where groups were asked for, if it has.
+void NoteWholeRows(int64_t asked, const NamedIntSpec& named, int64_t columns,
+                   std::set<std::string>& reasons);
 
 // Fields of a block: the scale's bits (two bytes, little-endian), then, if asymmetric, the zero
 // point (a byte). A scale is never 0; that of symmetric integers may be negative.

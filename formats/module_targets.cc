@@ -14,7 +14,8 @@ namespace {
 std::string Escaped(const std::string& name) { return absl::StrReplaceAll(name, {{".", "\\."}}); }
 
 // One expression for a linear of these blocks.
-std::string BlocksExpression(const ArchSpec& spec, LinearId id, const std::vector<int64_t>& blocks) {
+std::string BlocksExpression(const ArchSpec& spec, LinearId id,
+                             const std::vector<int64_t>& blocks) {
   const std::string number = static_cast<int64_t>(blocks.size()) == spec.layers
                                  ? "\\d+"
                                  : absl::StrCat("(", absl::StrJoin(blocks, "|"), ")");

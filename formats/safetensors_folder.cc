@@ -63,9 +63,9 @@ std::vector<SafetensorsFolder::File> SafetensorsFolder::Files() const {
     bytes += more;
   }
   for (size_t i = 0; i < files.size(); ++i) {
-    files[i].name = files.size() == 1 ? "model.safetensors"
-                                      : absl::StrFormat("model-%05d-of-%05d.safetensors", i + 1,
-                                                        files.size());
+    files[i].name = files.size() == 1
+                        ? "model.safetensors"
+                        : absl::StrFormat("model-%05d-of-%05d.safetensors", i + 1, files.size());
   }
   return files;
 }

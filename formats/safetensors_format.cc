@@ -1,7 +1,9 @@
 #include "formats/safetensors_format.h"
 
+#include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_join.h"
 #include "formats/ggml_types.h"
 #include "storage/companion_files.h"
 
@@ -53,9 +55,9 @@ Status SafetensorsFormat::FindMatrices() {
     }
     if (tensor->dtype != DType::kF32 && tensor->dtype != DType::kF16 &&
         tensor->dtype != DType::kBF16) {
-      return absl::UnimplementedError(
-          absl::StrCat(checkpoint_.folder(), ": tensor ", name, " has type ",
-                       std::string(Name(tensor->dtype)), "; exports start from F32, F16 and BF16"));
+      return absl::UnimplementedError(absl::StrCat(checkpoint_.folder(), ": tensor ", name,
+                                                   " has type ", std::string(Name(tensor->dtype)),
+                                                   "; exports start from F32, F16 and BF16"));
     }
     matrix.rows = tensor->shape[0];
     matrix.columns = tensor->shape[1];
@@ -63,6 +65,43 @@ Status SafetensorsFormat::FindMatrices() {
   }
   CVXQ_ASSIGN_OR_RETURN(companions_, CompanionFiles(checkpoint_.files()));
   return absl::OkStatus();
+}
+
+Status SafetensorsFormat::CheckOptions(const std::vector<std::string>& engines) const {
+  if (std::find(engines.begin(), engines.end(), options_.engine) == engines.end()) {
+    return absl::InvalidArgumentError(absl::StrCat("the engine ", options_.engine,
+                                                   " is not known for ", name(),
+                                                   "; leave it out or take vllm"));
+  }
+  const int64_t group = options_.group;
+  if (group == 0 || group == -1 || group == 32 || group == 64 || group == 128) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "groups of ", group, " columns are not supported; take 32, 64, 128, or -1 for whole rows"));
+}
+
+void SafetensorsFormat::TieFused() {
+  for (ExportMatrix& matrix : matrices_) {
+    if (matrix.role != ExportMatrix::Role::kLinear) continue;
+    if (InputOf(matrix.id) == InputId::kAttention) matrix.tie = 2 * matrix.block;
+    if (InputOf(matrix.id) == InputId::kMlp && spec_.gated) matrix.tie = 2 * matrix.block + 1;
+  }
+}
+
+void SafetensorsFormat::SetTypes(const std::vector<const WeightType*>& types,
+                                 const std::set<std::string>& reasons, ExportMatrix& matrix) const {
+  for (const WeightType* type : types) {
+    if (std::find(matrix.types.begin(), matrix.types.end(), type) == matrix.types.end()) {
+      matrix.types.push_back(type);
+    }
+  }
+  if (matrix.types.empty()) matrix.types = {Dense(StoredType(matrix))};
+  std::stable_sort(
+      matrix.types.begin(), matrix.types.end(), [&](const WeightType* a, const WeightType* b) {
+        return a->Bytes(matrix.rows, matrix.columns) < b->Bytes(matrix.rows, matrix.columns);
+      });
+  matrix.fallback = absl::StrJoin(reasons, "; ");
 }
 
 SafetensorsFolder SafetensorsFormat::Draw(const std::vector<const WeightType*>& choice,

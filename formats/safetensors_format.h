@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
-#include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -35,6 +35,15 @@ class SafetensorsFormat : public ExportFormat {
   const WeightType* Dense(DType dtype) const;
   // Of a matrix in the checkpoint.
   DType StoredType(const ExportMatrix& matrix) const;
+
+  // kInvalidArgument for an engine that is none of these, or a group that nothing takes.
+  Status CheckOptions(const std::vector<std::string>& engines) const;
+  // Ties q, k and v, and gate and up, as engines do that compute them as one.
+  void TieFused();
+  // Makes these the matrix's types, cheapest first, or its own type where there are none; and tells
+  // the reasons for what is not among them.
+  void SetTypes(const std::vector<const WeightType*>& types, const std::set<std::string>& reasons,
+                ExportMatrix& matrix) const;
 
   // The tensors of a coded matrix, in the order in which Append gives their bytes.
   virtual std::vector<TensorEntry> Tensors(const ExportMatrix& matrix,

@@ -60,11 +60,12 @@ struct ScaleSearchKernels {
   // sub], best [kSearchLanes]. Ties go to the first.
   void (*pick_step)(int64_t sub, const float* x, const float* weight, int lanes, const float* steps,
                     int trials, int* best);
-  // codes[n], n a multiple of 16: the nearest of the ascending levels[level_count] to
-  // (x - offset) / step; offset may be nullptr. `edges` [level_count - 1]: halfway between levels;
-  // nullptr: levels are the integers from levels[0] on. step, offset: [n / sub].
+  // codes[subs, sub]: the nearest of the ascending levels[level_count] to (x - offset) / step.
+  // `edges` [level_count - 1] lie halfway between levels, which are taken by those above them;
+  // nullptr: levels are integers, each one more than the one before, and ties go to the even.
+  // step, offset: [subs]; offset may be nullptr.
   void (*nearest)(const float* levels, const float* edges, int level_count, int64_t sub,
-                  const float* x, const float* step, const float* offset, int64_t n,
+                  const float* x, const float* step, const float* offset, int64_t subs,
                   uint8_t* codes);
 };
 

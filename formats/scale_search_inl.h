@@ -68,8 +68,7 @@ struct Uniform {
 struct Iq4 {
   CVXQ_INLINE V operator()(V t) const {
     V level = Splat(-127);
-#define CVXQ_LEVEL(edge, gap) \
-  level += t > edge ? Splat(gap) : V {}
+#define CVXQ_LEVEL(edge, gap) level = t > edge ? level + gap : level
     CVXQ_LEVEL(-115.5f, 23);
     CVXQ_LEVEL(-93.5f, 21);
     CVXQ_LEVEL(-74, 18);
@@ -401,23 +400,37 @@ void PickStep(int64_t sub, const float* x, const float* weight, int lanes, const
   for (int lane = 0; lane < kLanes; ++lane) best[lane] = best_trial[lane];
 }
 
+// The codes of n <= 16 values of a grid.
+CVXQ_INLINE I CodesOf(V x, float step, float offset, const float* levels, const float* edges,
+                      int level_count) {
+  const float inverse = step != 0 ? 1 / step : 0;
+  const V t = (x - offset) * inverse;
+  if (edges == nullptr) {
+    const V level = Nearest(Least(Most(t, Splat(levels[0])), Splat(levels[level_count - 1])));
+    return __builtin_convertvector(level - levels[0], I);
+  }
+  I code{};
+  for (int k = 0; k + 1 < level_count; ++k) code -= t > edges[k];
+  return code;
+}
+
 void NearestCodes(const float* levels, const float* edges, int level_count, int64_t sub,
-                  const float* x, const float* step, const float* offset, int64_t n,
+                  const float* x, const float* step, const float* offset, int64_t subs,
                   uint8_t* codes) {
-  const float lowest = levels[0], highest = levels[level_count - 1];
-  for (int64_t i = 0; i < n; i += kLanes) {
-    const float s = step[i / sub], inverse = s != 0 ? 1 / s : 0;
-    const float o = offset != nullptr ? offset[i / sub] : 0;
-    const V t = (*reinterpret_cast<const V*>(x + i) - o) * inverse;
-    I code{};
-    if (edges == nullptr) {
-      const V level = Nearest(Least(Most(t, Splat(lowest)), Splat(highest)));
-      code = __builtin_convertvector(level - lowest, I);
-    } else {
-      for (int k = 0; k + 1 < level_count; ++k) code -= t > edges[k];
+  typedef uint8_t B __attribute__((vector_size(kLanes), aligned(1)));
+  for (int64_t j = 0; j < subs; ++j) {
+    const float o = offset != nullptr ? offset[j] : 0;
+    int64_t i = 0;
+    for (; i + kLanes <= sub; i += kLanes) {
+      const V values = *reinterpret_cast<const V*>(x + j * sub + i);
+      const I code = CodesOf(values, step[j], o, levels, edges, level_count);
+      *reinterpret_cast<B*>(codes + j * sub + i) = __builtin_convertvector(code, B);
     }
-    typedef uint8_t B __attribute__((vector_size(kLanes), aligned(1)));
-    *reinterpret_cast<B*>(codes + i) = __builtin_convertvector(code, B);
+    if (i == sub) continue;
+    V values{};
+    for (int64_t k = i; k < sub; ++k) values[k - i] = x[j * sub + k];
+    const I code = CodesOf(values, step[j], o, levels, edges, level_count);
+    for (int64_t k = i; k < sub; ++k) codes[j * sub + k] = static_cast<uint8_t>(code[k - i]);
   }
 }
 
