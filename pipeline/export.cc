@@ -175,8 +175,6 @@ class Exporter {
     memory_ =
         options_.memory.value_or(std::max(kSmallModel, files_.checkpoint->total_bytes() / 10));
     store_ = std::make_unique<SpillStore>(output_->folder(), memory_ / 2);
-    bool fallbacks = false;
-    for (const ExportMatrix& matrix : format_->matrices()) fallbacks |= !matrix.fallback.empty();
     for (const ExportMatrix& matrix : format_->matrices()) {
       if (matrix.fallback.empty()) continue;
       progress_.Note(
@@ -265,6 +263,7 @@ class Exporter {
                           *type, pool_);
           distortion = 0.5 * coded.distortion * sample->scale;
         }
+        if (options_.believe) distortion = options_.believe(i, *type, distortion);
         distortion_[i].push_back(distortion);
         phase.Advance();
       }

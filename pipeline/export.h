@@ -7,6 +7,7 @@
 #define CVXQ_PIPELINE_EXPORT_H_
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -42,6 +43,10 @@ struct ExportOptions {
   double damping = 0.01, shrinkage = 0.1;
   int threads = 0;
   std::optional<int64_t> memory;
+
+  // For tests: what to choose by in place of the distortion of a type of matrix `index` that was
+  // measured.
+  std::function<double(size_t index, const WeightType& type, double measured)> believe;
 };
 
 struct ExportReport {
