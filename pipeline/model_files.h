@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "formats/quantized_checkpoint.h"
 #include "model/arch_spec.h"
 #include "model/tokenizer.h"
 #include "model/weights.h"
@@ -20,6 +21,7 @@ struct ModelFiles {
   std::shared_ptr<const Checkpoint> checkpoint;
   ArchSpec spec;
   std::unique_ptr<WeightSource> weights;
+  const QuantizedCheckpoint* quantized = nullptr;  // `weights`, where another tool's format is read
   bool packed = false;
 
   int64_t parameters() const;  // of all tensors; quantised matrices count their weights
