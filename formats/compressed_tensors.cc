@@ -130,12 +130,10 @@ StatusOr<float> CompressedTensorsFormat::Largest(const ExportMatrix& matrix) con
 }
 
 std::string CompressedTensorsFormat::VllmRefuses(const ExportMatrix& matrix) const {
-  constexpr int64_t kRows = 64, kColumns = 128;  // of the tiles of its Marlin kernels
-  int64_t rows = 0;
-  for (const ExportMatrix* tied : TiedWith(matrix)) rows += tied->rows;
-  if (rows % kRows == 0 && matrix.columns % kColumns == 0) return "";
-  return absl::StrCat("vLLM's kernels want multiples of ", kRows, " rows and ", kColumns,
-                      " columns, not ", rows, " and ", matrix.columns);
+  constexpr int64_t kMultiple = 32;  // of its CPU kernels; those for GPUs pad
+  if (matrix.rows % kMultiple == 0 && matrix.columns % kMultiple == 0) return "";
+  return absl::StrCat("vLLM's kernels want multiples of ", kMultiple, " rows and columns, not ",
+                      matrix.rows, " and ", matrix.columns);
 }
 
 std::string CompressedTensorsFormat::VllmRefuses(const NamedIntSpec& named) const {

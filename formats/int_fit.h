@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "formats/int_sums.h"
 #include "tensor/dtype.h"
 
 namespace cvxq {
@@ -25,24 +26,26 @@ class IntSearch {
   // Codes of `bits` (2..8); `scale` is F16 or BF16.
   IntSearch(int bits, DType scale, int64_t block);
 
-  // About the least sum of weight (x - value)^2 over codes from -2^(bits-1) to 2^(bits-1) - 1.
-  // x, weight [block] as in WeightType::Fit.
+  // About the least sum of weight (x - value)^2 over codes from -2^(bits-1) to 2^(bits-1) - 1; no
+  // more than with the scale that reaches the largest |x|. x, weight [block] as in WeightType::Fit.
   IntFit Symmetric(const float* x, const float* weight);
-  // Over codes from 0 to 2^bits - 1 and zero points from among them.
+  // Over codes from 0 to 2^bits - 1 and zero points from among them; no more than with the scale
+  // that spans the range of x.
   IntFit Asymmetric(const float* x, const float* weight);
 
  private:
   bool Load(const float* x, const float* weight);  // false: all x are 0
-  IntFit Stored(float scale, int zero) const;
-  float ValueOf(IntFit fit) const;  // its scale, in units of the block
+  int Stride() const;
+  // The lane whose stored scale and zero point have the least error.
+  int BestOf(const uint16_t* scales, const IntLanes& zeros) const;
 
   const int bits_;
   const DType scale_;
   const int64_t block_;
-  std::vector<float> x_, weight_;            // in powers of two, so that the largest are in [1, 2)
-  float unit_ = 1;                           // of x_
-  float least_ = 0, most_ = 0;               // of x_
-  float total_ = 0, mean_ = 0, square_ = 0;  // sums of weight, weight x / total, weight x^2 / total
+  const float top_;                // the largest code from 0 on
+  std::vector<float> x_, weight_;  // in powers of two, so that the largest are in [1, 2)
+  float unit_ = 1;                 // of x_
+  IntMoments moments_;             // of x_
 };
 
 // Bits of the scale nearest to a value, of F16 or BF16: finite, and never 0.

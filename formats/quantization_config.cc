@@ -120,6 +120,20 @@ StatusOr<StoredScheme> ParseWeights(const json& args, const std::string& format)
 
 }  // namespace
 
+std::string SchemeName(const StoredScheme& scheme) {
+  switch (scheme.layout) {
+    case Layout::kFp8:
+      return "fp8";
+    case Layout::kNvfp4:
+      return "nvfp4";
+    case Layout::kMxfp4:
+      return "mxfp4";
+    default:
+      return absl::StrCat("int", scheme.bits, scheme.symmetric ? "" : "a",
+                          scheme.group > 0 ? absl::StrCat("_g", scheme.group) : "_channel");
+  }
+}
+
 bool QuantizationConfig::Target::Matches(const std::string& linear) const {
   if (every || name == linear) return true;
   if (!expression) return false;
@@ -232,6 +246,7 @@ Status QuantizationConfig::ParseGptq(const json& config) {
   };
   StoredScheme base{.layout = Layout::kGptq, .one_less = version == "gptq"};
   CVXQ_RETURN_IF_ERROR(fill(config, /*must=*/true, base));
+  CVXQ_ASSIGN_OR_RETURN(base.symmetric, Bool(config, "sym", true));
   if (const json* dynamic = Find(config, "dynamic")) {
     if (!dynamic->is_object()) return Broken("has a dynamic that is no object");
     for (const auto& [pattern, rule] : dynamic->items()) {

@@ -26,6 +26,9 @@ struct StoredScheme {
   bool operator==(const StoredScheme&) const = default;
 };
 
+// "int4_g64", "int3a_channel", "fp8", "nvfp4", "mxfp4".
+std::string SchemeName(const StoredScheme& scheme);
+
 class QuantizationConfig {
  public:
   // `where` (the file) is for messages. kDataLoss for what makes no sense, kUnimplemented for what

@@ -14,6 +14,18 @@ std::string LinearOf(const std::string& name) {
   return name.ends_with(kWeight) ? name.substr(0, name.size() - kWeight.size()) : "";
 }
 
+// The type that config.json gives the model, if it is one of those of scales.
+std::optional<DType> ModelType(const nlohmann::json& config) {
+  for (const char* field : {"dtype", "torch_dtype"}) {
+    const auto found = config.find(field);
+    if (found == config.end()) continue;
+    if (*found == "float32") return DType::kF32;
+    if (*found == "float16") return DType::kF16;
+    if (*found == "bfloat16") return DType::kBF16;
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 StatusOr<std::unique_ptr<QuantizedCheckpoint>> QuantizedCheckpoint::Open(
@@ -21,10 +33,12 @@ StatusOr<std::unique_ptr<QuantizedCheckpoint>> QuantizedCheckpoint::Open(
   const std::string where = checkpoint->folder() + "/config.json";
   CVXQ_ASSIGN_OR_RETURN(
       const QuantizationConfig config,
-      QuantizationConfig::Parse(checkpoint->config().at("quantization_config"), where));
+      QuantizationConfig::Parse(checkpoint->config().value("quantization_config", nlohmann::json()),
+                                where));
   std::unique_ptr<QuantizedCheckpoint> source(
       new QuantizedCheckpoint(std::move(checkpoint), threads));
   source->method_ = config.method();
+  const std::optional<DType> model = ModelType(source->checkpoint_->config());
   std::set<std::string> linears;
   for (const std::string& name : source->checkpoint_->names()) {
     std::string linear = QuantizedLinearOf(name, source->checkpoint_->Find(name)->dtype);
@@ -33,7 +47,7 @@ StatusOr<std::unique_ptr<QuantizedCheckpoint>> QuantizedCheckpoint::Open(
   for (const std::string& linear : linears) {
     CVXQ_ASSIGN_OR_RETURN(const StoredScheme scheme, config.Of(linear));
     CVXQ_ASSIGN_OR_RETURN(StoredMatrix matrix,
-                          CheckStoredMatrix(*source->checkpoint_, linear, scheme));
+                          CheckStoredMatrix(*source->checkpoint_, linear, scheme, model));
     for (const std::string& name : matrix.tensors(*source->checkpoint_)) {
       source->owner_[name] = linear;
     }

@@ -1,7 +1,8 @@
 // Checkpoints that other engines' formats hold, and that our exports write: compressed-tensors,
 // GPTQ, AWQ. Linears are decoded to dense matrices when they are asked for, with the values that
 // the formats' own libraries compute, bit by bit:
-//   integers, E4M3  (code - zero) * scale, rounded to the scale's type
+//   integers, E4M3  (code - zero) * scale, rounded to the scale's type; in compressed-tensors that
+//                   is the model's (config's dtype), if it has one, whatever the file's is
 //   NVFP4           E2M1 * (scale / global scale), each rounded to F32, then to BF16
 //   MXFP4           E2M1 * scale, which BF16 holds
 // That type is the matrix's.
@@ -33,6 +34,9 @@ class QuantizedCheckpoint : public WeightSource {
   int64_t parameters() const;
   // The quantised linears, each with how it is stored.
   const std::map<std::string, StoredMatrix>& linears() const { return linears_; }
+
+  // Whether a tensor of this name belongs to a quantised linear.
+  bool Owns(const std::string& name) const { return owner_.contains(name); }
 
   std::optional<TensorInfo> Describe(const std::string& name) const override;
   StatusOr<HostTensor> Dense(const std::string& name) const override;

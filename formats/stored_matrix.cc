@@ -181,7 +181,7 @@ std::string QuantizedLinearOf(std::string_view tensor, DType dtype) {
 }
 
 StatusOr<StoredMatrix> CheckStoredMatrix(const Checkpoint& checkpoint, const std::string& name,
-                                         const StoredScheme& scheme) {
+                                         const StoredScheme& scheme, std::optional<DType> model) {
   StoredMatrix m{.name = name, .scheme = scheme};
   const LinearTensors tensors(checkpoint, name);
   const auto check = [&] {
@@ -200,6 +200,9 @@ StatusOr<StoredMatrix> CheckStoredMatrix(const Checkpoint& checkpoint, const std
     }
   };
   CVXQ_RETURN_IF_ERROR(check());
+  const bool scaled = scheme.layout == Layout::kPackedInt || scheme.layout == Layout::kInt8 ||
+                      scheme.layout == Layout::kFp8;
+  if (scaled && model) m.dtype = *model;
   return m;
 }
 

@@ -4,6 +4,7 @@
 #define CVXQ_FORMATS_STORED_MATRIX_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -31,10 +32,10 @@ struct StoredMatrix {
 // linears have; empty otherwise.
 std::string QuantizedLinearOf(std::string_view tensor, DType dtype);
 
-// Checks that all tensors are there with types and shapes that fit together. kDataLoss names the
-// tensor.
+// Checks that all tensors are there with types and shapes that fit together. `model` is the type
+// that the checkpoint's config gives the model, if it does. kDataLoss names the tensor.
 StatusOr<StoredMatrix> CheckStoredMatrix(const Checkpoint& checkpoint, const std::string& name,
-                                         const StoredScheme& scheme);
+                                         const StoredScheme& scheme, std::optional<DType> model);
 
 // The values [M, N] of `dtype` as bytes. kDataLoss for a group that does not exist; errors of
 // reading.

@@ -23,6 +23,11 @@ T Element(const HostTensor& tensor, int64_t i) {
   return value;
 }
 
+float Rounded(float value, DType dtype) {
+  if (dtype == DType::kF32) return value;
+  return dtype == DType::kF16 ? F16ToFloat(FloatToF16(value)) : BF16ToFloat(FloatToBF16(value));
+}
+
 // Everything decoded but the weights: scales and zero points [M, groups], and each column's group.
 struct Grids {
   std::vector<float> scale;
@@ -50,7 +55,8 @@ StatusOr<Grids> ReadGrids(const LinearTensors& tensors, const StoredMatrix& m) {
   CVXQ_ASSIGN_OR_RETURN(const std::vector<float> scales, ToFloats(scale_tensor));
   for (int64_t r = 0; r < M; ++r) {
     for (int64_t g = 0; g < G; ++g) {
-      grids.scale[r * G + g] = m.one_scale ? scales[0] : scales[words ? g * M + r : r * G + g];
+      const float scale = m.one_scale ? scales[0] : scales[words ? g * M + r : r * G + g];
+      grids.scale[r * G + g] = Rounded(scale, m.dtype);
     }
   }
   std::vector<uint8_t> zeros(M * G);

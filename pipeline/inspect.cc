@@ -210,6 +210,22 @@ void AddGguf(const GgufModel& model, InspectReport& report) {
       8.0 * static_cast<double>(linear_bytes) / static_cast<double>(report.quantized_parameters);
 }
 
+// Of a checkpoint in another tool's format: the bits of its linears, and how many are stored how.
+void AddQuantized(const ModelFiles& files, InspectReport& report) {
+  double bits = 0, weights = 0;
+  std::map<std::string, int64_t> schemes;
+  for (const auto& [name, matrix] : files.quantized->linears()) {
+    for (const std::string& tensor : matrix.tensors(*files.checkpoint)) {
+      bits += 8.0 * static_cast<double>(files.checkpoint->Find(tensor)->bytes());
+    }
+    weights += static_cast<double>(matrix.rows * matrix.columns);
+    ++schemes[SchemeName(matrix.scheme)];
+  }
+  report.quantization_config = files.checkpoint->config()["quantization_config"];
+  report.linears_by_scheme = std::move(schemes);
+  report.bits_per_weight = report.nominal_bits_per_weight = weights > 0 ? bits / weights : 0;
+}
+
 }  // namespace
 
 StatusOr<InspectReport> Inspect(const std::string& model) {
@@ -232,6 +248,7 @@ StatusOr<InspectReport> Inspect(const std::string& model) {
   for (const std::string& name : files.checkpoint->names()) {
     const TensorInfo& tensor = *files.checkpoint->Find(name);
     if (files.packed && IsQuantizedTensor(name)) continue;
+    if (files.quantized != nullptr && files.quantized->Owns(name)) continue;
     dtypes[std::string(Name(tensor.dtype))] += tensor.bytes();
   }
   for (int64_t block = 0; files.packed && block < files.spec.layers; ++block) {
@@ -259,7 +276,9 @@ StatusOr<InspectReport> Inspect(const std::string& model) {
   }
   report.file_bits =
       8.0 * static_cast<double>(model_bytes) / static_cast<double>(report.parameters);
-  if (files.packed) {
+  if (files.quantized != nullptr) {
+    AddQuantized(files, report);
+  } else if (files.packed) {
     const double weights = static_cast<double>(report.quantized_parameters);
     report.quantization_config = files.checkpoint->config()["quantization_config"];
     report.bits_per_weight = 8.0 * static_cast<double>(PackedBytes(files)) / weights;
@@ -282,6 +301,7 @@ nlohmann::ordered_json InspectReport::ToJson() const {
   json["bits_per_weight"] = bits_per_weight;
   json["nominal_bits_per_weight"] = nominal_bits_per_weight;
   json["quantization_config"] = quantization_config;
+  if (!linears_by_scheme.empty()) json["linears_by_scheme"] = linears_by_scheme;
   json["linears"] = nlohmann::ordered_json::array();
   for (const InspectLinear& linear : linears) {
     nlohmann::ordered_json entry = {{"name", linear.name},
@@ -316,6 +336,15 @@ std::string InspectReport::ToText() const {
                           bits_per_weight);
     for (const auto& [type, bytes] : quantization_config["bytes_by_type"].items()) {
       absl::StrAppendFormat(&text, "  %-8s %s\n", type, FormatBytes(bytes.get<int64_t>()));
+    }
+    return text;
+  }
+  if (!linears_by_scheme.empty()) {
+    absl::StrAppendFormat(&text, "  %s: %.4f bits a weight in %s\n",
+                          quantization_config["quant_method"].get<std::string>(), bits_per_weight,
+                          "the quantised linears");
+    for (const auto& [scheme, count] : linears_by_scheme) {
+      absl::StrAppendFormat(&text, "  %-16s %d linears\n", scheme, count);
     }
     return text;
   }

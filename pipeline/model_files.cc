@@ -25,6 +25,7 @@ StatusOr<ModelFiles> OpenGguf(const std::string& path) {
 
 int64_t ModelFiles::parameters() const {
   if (gguf != nullptr) return gguf->parameters();
+  if (quantized != nullptr) return quantized->parameters();
   int64_t sum = 0;
   for (const std::string& name : checkpoint->names()) {
     if (!packed || !IsQuantizedTensor(name)) sum += checkpoint->Find(name)->shape.elements();
@@ -56,13 +57,14 @@ StatusOr<ModelFiles> OpenModel(const std::string& address, int threads,
   const auto quantization = config.find("quantization_config");
   if (quantization == config.end()) {
     files.weights = std::make_unique<DenseWeights>(files.checkpoint);
+  } else if (StringField(*quantization, "quant_method") != "cvxq") {
+    CVXQ_ASSIGN_OR_RETURN(
+        std::unique_ptr<QuantizedCheckpoint> weights,
+        QuantizedCheckpoint::Open(files.checkpoint, threads > 0 ? threads : AvailableProcessors()));
+    files.quantized = weights.get();
+    files.packed = true;
+    files.weights = std::move(weights);
   } else {
-    const std::string method = StringField(*quantization, "quant_method");
-    if (method != "cvxq") {
-      return absl::UnimplementedError(absl::StrCat(
-          folder, ": the model is already quantised (", method.empty() ? "unknown method" : method,
-          "); cvxq reads its own packed format and dense F32, F16 and BF16 checkpoints"));
-    }
     const auto version = quantization->find("format_version");
     if (version == quantization->end() || *version != kPackedFormatVersion) {
       return absl::UnimplementedError(absl::StrCat(

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "formats/quantized_checkpoint.h"
 #include "model/arch_spec.h"
 #include "model/tokenizer.h"
 #include "model/weights.h"
@@ -24,6 +25,7 @@ struct ModelFiles {
   ArchSpec spec;
   std::unique_ptr<WeightSource> weights;
   bool packed = false;  // the original of the model is elsewhere
+  const QuantizedCheckpoint* quantized = nullptr;  // `weights`, where another tool's format is read
 
   int64_t parameters() const;  // of all tensors; quantised matrices count their weights
   StatusOr<std::unique_ptr<const Tokenizer>> LoadTokenizer() const;

@@ -2,13 +2,12 @@
 #ifndef CVXQ_TESTS_FORMATS_FIXED_EXPORT_H_
 #define CVXQ_TESTS_FORMATS_FIXED_EXPORT_H_
 
-#include <algorithm>
-#include <cmath>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "formats/export_format.h"
+#include "formats/grid_coder.h"
 #include "model/weights.h"
 
 namespace cvxq {
@@ -23,37 +22,6 @@ struct FixedExport {
 
 using MakeFormat = StatusOr<std::unique_ptr<ExportFormat>> (*)(const Checkpoint&, const ArchSpec&,
                                                                const ExportFormatOptions&);
-
-// Each of a row's columns, or the nearest level of each weight to (w - offset) / step.
-inline GridMatrix RoundToGrids(const WeightType& type, const std::vector<float>& w, int64_t rows,
-                               int64_t columns) {
-  GridMatrix m{.type = &type, .rows = rows, .columns = columns};
-  float largest = 0;
-  for (const float value : w) largest = std::max(largest, std::fabs(value));
-  m.matrix_scale = type.MatrixScale(largest);
-  const int64_t blocks = columns / type.block(), subs = columns / type.sub();
-  m.fields.resize(rows * blocks * type.field_bytes());
-  m.step.resize(rows * subs);
-  if (type.has_offset()) m.offset.resize(rows * subs);
-  m.codes.resize(rows * columns);
-  const std::vector<float> weight(columns, 1.0f);
-  const std::span<const float> levels = type.levels();
-  for (int64_t r = 0; r < rows; ++r) {
-    type.Fit(&w[r * columns], weight.data(), blocks, m.matrix_scale,
-             &m.fields[r * blocks * type.field_bytes()], &m.step[r * subs],
-             type.has_offset() ? &m.offset[r * subs] : nullptr);
-    for (int64_t c = 0; c < columns; ++c) {
-      const int64_t grid = r * subs + c / type.sub();
-      const float offset = type.has_offset() ? m.offset[grid] : 0;
-      const float target = (w[r * columns + c] - offset) / m.step[grid];
-      const auto above = std::lower_bound(levels.begin(), levels.end(), target);
-      int64_t code = std::min<int64_t>(above - levels.begin(), std::ssize(levels) - 1);
-      if (code > 0 && target - levels[code - 1] < levels[code] - target) --code;
-      m.codes[r * columns + c] = static_cast<uint8_t>(code);
-    }
-  }
-  return m;
-}
 
 // Opens the model; matrix i takes type i % (number of its types), those that are tied the same.
 inline StatusOr<FixedExport> DrawFixedExport(const std::string& model, MakeFormat make,
@@ -85,7 +53,10 @@ inline Status WriteFixedExport(FixedExport& out, const std::string& folder) {
         if (out.choice[i]->dense()) {
           exported.values = out.values[i] = std::move(w);
         } else {
-          exported.grid = RoundToGrids(*out.choice[i], w, matrix.rows, matrix.columns);
+          ThreadPool pool(1);
+          exported.grid =
+              CodeNearest({.w = w.data(), .rows = matrix.rows, .columns = matrix.columns},
+                          *out.choice[i], pool);
           out.values[i] = Decode(exported.grid);
         }
         return exported;
