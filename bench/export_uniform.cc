@@ -60,7 +60,7 @@ Status Export(const std::string& model, const std::string& name, const std::stri
 }
 
 // All tensors of `original` as they are read from the export, in F32.
-Status Decode(const std::string& original, const std::string& exported, const std::string& out) {
+Status ReadBack(const std::string& original, const std::string& exported, const std::string& out) {
   CVXQ_ASSIGN_OR_RETURN(const ModelFiles from, OpenModel(original));
   CVXQ_ASSIGN_OR_RETURN(const ModelFiles files, OpenModel(exported));
   std::vector<TensorEntry> entries;
@@ -97,7 +97,7 @@ int main(int argc, char** argv) {
   const std::string model = argv[1], out = argv[4];
   cvxq::Status status =
       cvxq::Export(model, argv[2], argv[3], out, argc == 6 ? std::atoll(argv[5]) : 0);
-  if (status.ok()) status = cvxq::Decode(model, out, out + ".decoded");
+  if (status.ok()) status = cvxq::ReadBack(model, out, out + ".decoded");
   if (!status.ok()) std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());
   return status.ok() ? 0 : 1;
 }

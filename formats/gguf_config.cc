@@ -96,7 +96,7 @@ StatusOr<nlohmann::json> RopeOfDivisors(const GgufFile& file, const GgufTensor& 
     return Status(code, absl::StrCat("cannot use ", file.path(), ": ", what));
   };
   const std::vector<int64_t> extents{head_dim / 2};
-  if (tensor.type != 0 || tensor.shape.extents() != extents) {
+  if (head_dim < 2 || tensor.type != 0 || tensor.shape.extents() != extents) {
     return wrong(absl::StatusCode::kDataLoss, "rope_freqs.weight has another type or shape");
   }
   CVXQ_ASSIGN_OR_RETURN(const std::vector<float> stored,
@@ -221,7 +221,10 @@ StatusOr<nlohmann::json> ConfigFromGguf(const GgufFile& file) {
   const int64_t heads = read.Size("attention.head_count");
   const int64_t head_dim = read.Size("attention.key_length", std::max<int64_t>(1, hidden / heads));
   const double theta = read.Number("rope.freq_base", 10000);
-  if (layers > 65536) read.Keep(absl::StatusCode::kDataLoss, "block_count is beyond 65536");
+  if (layers > static_cast<int64_t>(file.tensors().size())) {
+    read.Keep(absl::StatusCode::kDataLoss,
+              absl::StrCat(name, ".block_count is ", layers, ", more than there are tensors"));
+  }
   if (read.Size("attention.value_length", head_dim) != head_dim ||
       read.Size("rope.dimension_count", head_dim) != head_dim) {
     read.Keep(absl::StatusCode::kUnimplemented,

@@ -155,7 +155,7 @@ class GgufFormat final : public ExportFormat {
       matrix.block = place.block;
       matrix.id = place.linear;
     }
-    menu_.Choose(dtype, matrix);
+    menu_.Choose(dtype, checkpoint_.Find(matrix.name + ".bias") != nullptr, matrix);
     return matrix;
   }
 

@@ -144,8 +144,8 @@ void GgufWeights::Release(const std::string& name) const {
 }
 
 StatusOr<std::string> FindGguf(const std::string& path) {
-  if (path.ends_with(".gguf")) return path;
   std::error_code error;
+  if (path.ends_with(".gguf") && !std::filesystem::is_directory(path, error)) return path;
   std::vector<std::string> found;
   for (std::filesystem::directory_iterator it(path, error), end; !error && it != end;
        it.increment(error)) {

@@ -142,7 +142,7 @@ json SentencePieceDecoder(bool space_prefix) {
   json steps =
       json::array({Replaced(kSpace, " "), json{{"type", "ByteFallback"}}, json{{"type", "Fuse"}}});
   if (space_prefix) {
-    steps.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
+    steps.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1u}, {"stop", 0u}});
   }
   return Sequence("decoders", std::move(steps));
 }

@@ -155,7 +155,7 @@ class Reader {
       if (!id || !Bool(switch_name).value_or(missing)) return;
       const std::string token(tokens_[*id]);
       single.push_back({{"SpecialToken", {{"id", token}}}});
-      specials[token]["ids"] = json::array({*id});
+      specials[token]["ids"] = json::array({static_cast<size_t>(*id)});
     };
     add("add_bos_token", bos_by_default, "bos_token_id");
     single.push_back({{"Sequence", {{"id", "A"}}}});

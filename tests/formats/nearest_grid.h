@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 #include <vector>
 
 #include "formats/export_format.h"
@@ -25,20 +26,19 @@ inline ExportedMatrix NearestMatrix(const WeightType& type, const std::vector<fl
   if (type.has_offset()) grid.offset.resize(rows * subs);
   grid.codes.resize(rows * columns);
   const std::vector<float> weight(columns, 1.0f);
+  const std::span<const float> levels = type.levels();
   for (int64_t r = 0; r < rows; ++r) {
     float* offset = type.has_offset() ? &grid.offset[r * subs] : nullptr;
     type.Fit(&w[r * columns], weight.data(), blocks, grid.matrix_scale,
              &grid.fields[r * blocks * type.field_bytes()], &grid.step[r * subs], offset);
     for (int64_t c = 0; c < columns; ++c) {
-      const float step = grid.step[r * subs + c / type.sub()];
-      const float x = w[r * columns + c] - (offset != nullptr ? offset[c / type.sub()] : 0.0f);
-      uint8_t best = 0;
-      for (size_t k = 0; k < type.levels().size(); ++k) {
-        if (std::abs(step * type.levels()[k] - x) < std::abs(step * type.levels()[best] - x)) {
-          best = static_cast<uint8_t>(k);
-        }
-      }
-      grid.codes[r * columns + c] = best;
+      const int64_t sub = c / type.sub();
+      const float x = w[r * columns + c] - (offset != nullptr ? offset[sub] : 0.0f);
+      const float step = grid.step[r * subs + sub], target = step == 0 ? 0 : x / step;
+      auto above = std::lower_bound(levels.begin(), levels.end(), target) - levels.begin();
+      above = std::clamp<int64_t>(above, 1, std::ssize(levels) - 1);
+      const bool below = target - levels[above - 1] < levels[above] - target;
+      grid.codes[r * columns + c] = static_cast<uint8_t>(below ? above - 1 : above);
     }
   }
   return {.grid = std::move(grid), .values = {}};
