@@ -16,11 +16,13 @@ namespace {
 
 constexpr int64_t kTileRows = 64, kLanes = 16;
 // How much of what feedback adds to the weights scales are fitted to again.
-constexpr float kRefitShare = 0.3f;
+constexpr float kRefitShare = 0.2f;
 
 // By how much wider than the weights the values are that scales are fitted to: feedback spreads
 // what is to be rounded, and few levels are soon at their ends.
-float Widening(size_t levels) { return levels <= 4 ? 1.13f : levels <= 8 ? 1.05f : 1.0f; }
+float Widening(size_t levels) {
+  return levels <= 4 ? 1.13f : levels <= 8 ? 1.05f : levels <= 16 ? 1.012f : 1.0f;
+}
 
 // How a value in steps becomes a code: uniform levels by rounding, ties to even; others by the
 // number of edges (halfway between levels) that it is above.
@@ -34,10 +36,10 @@ class Rounding {
     for (size_t k = 0; k + 1 < levels_.size(); ++k) edges_[k] = (levels_[k] + levels_[k + 1]) / 2;
   }
 
-  // u is finite or infinite, no NaN.
+  // That of a NaN is 0.
   int Code(float u) const {
     if (uniform_) {
-      const float level = std::min(std::max(u, lowest_), highest_);
+      const float level = std::min(std::max(lowest_, u), highest_);
       return static_cast<int>(((level + 0x1.8p23f) - 0x1.8p23f) - lowest_);
     }
     size_t code = 0;

@@ -16,7 +16,7 @@ struct Uniform {
 struct Iq4 {
   CVXQ_INLINE V operator()(V t) const {
     V level = Splat(-127);
-#define CVXQ_LEVEL(edge, gap) level = Select(Less(Splat(edge), t), level + Splat(gap), level)
+#define CVXQ_LEVEL(edge, gap) level = AddWhere(Less(Splat(edge), t), level, Splat(gap))
     CVXQ_LEVEL(-115.5f, 23);
     CVXQ_LEVEL(-93.5f, 21);
     CVXQ_LEVEL(-74, 18);

@@ -97,6 +97,18 @@ template <typename M, typename T>
 CVXQ_INLINE Pair<T> Select(Pair<M> mask, Pair<T> x, Pair<T> y) {
   return {Select(mask.a, x.a, y.a), Select(mask.b, x.b, y.b)};
 }
+// x, and y added where it holds.
+CVXQ_INLINE FloatRegister AddWhere(IntRegister mask, FloatRegister x, FloatRegister y) {
+#if CVXQ_REGISTER_LANES == 16
+  return mask ? x + y : x;  // one instruction
+#else
+  return x + AsFloats(mask & AsInts(y));
+#endif
+}
+template <typename M, typename T>
+CVXQ_INLINE Pair<T> AddWhere(Pair<M> mask, Pair<T> x, Pair<T> y) {
+  return {AddWhere(mask.a, x.a, y.a), AddWhere(mask.b, x.b, y.b)};
+}
 template <typename T>
 CVXQ_INLINE auto AsFloats(Pair<T> bits) {
   return Pair<decltype(AsFloats(bits.a))>{AsFloats(bits.a), AsFloats(bits.b)};
@@ -109,10 +121,15 @@ CVXQ_INLINE auto AsInts(Pair<T> value) {
 // The lanes whose index differs in one bit (1, 2, 4 or 8) change places.
 template <int kBit>
 CVXQ_INLINE FloatRegister Swap(FloatRegister v) {
-  typedef IntRegister Index;
-  Index index;
-  for (int i = 0; i < kRegister; ++i) index[i] = i ^ kBit;
-  return __builtin_shuffle(v, index);
+  constexpr int k = kBit;
+#if CVXQ_REGISTER_LANES == 16
+  return __builtin_shufflevector(v, v, 0 ^ k, 1 ^ k, 2 ^ k, 3 ^ k, 4 ^ k, 5 ^ k, 6 ^ k, 7 ^ k,
+                                 8 ^ k, 9 ^ k, 10 ^ k, 11 ^ k, 12 ^ k, 13 ^ k, 14 ^ k, 15 ^ k);
+#elif CVXQ_REGISTER_LANES == 8
+  return __builtin_shufflevector(v, v, 0 ^ k, 1 ^ k, 2 ^ k, 3 ^ k, 4 ^ k, 5 ^ k, 6 ^ k, 7 ^ k);
+#else
+  return __builtin_shufflevector(v, v, 0 ^ k, 1 ^ k, 2 ^ k, 3 ^ k);
+#endif
 }
 template <int kBit, typename T>
 CVXQ_INLINE Pair<T> Swap(Pair<T> v) {

@@ -193,6 +193,50 @@ TEST(GridCoderTest, HostileMatrices) {
   }
 }
 
+TEST(GridCoderTest, RefitsNeverMakeItWorse) {
+  const Linear linear(48, 256, 48);
+  ThreadPool pool(1);
+  int better = 0;
+  for (const GgmlType* type : GridTypes()) {
+    const double none = CodeOnGrids(linear.TwoSided(), *type, pool, 0).distortion;
+    const double two = CodeOnGrids(linear.TwoSided(), *type, pool, 2).distortion;
+    EXPECT_LE(two, none) << type->name();
+    if (two < none) ++better;
+  }
+  EXPECT_GE(better, 5);
+}
+
+// The whole range of each sub-block on all levels, as plain quantisers have it; scales in real
+// numbers, which no file can hold.
+double RangeRuleError(const Linear& linear, const WeightType& type) {
+  double sum = 0;
+  for (int64_t first = 0; first < linear.rows * linear.columns; first += type.sub()) {
+    const auto [low, high] = std::minmax_element(&linear.w[first], &linear.w[first] + type.sub());
+    const float top = type.levels().back();
+    const float step = type.has_offset() ? (*high - *low) / top : std::max(-*low, *high) / top;
+    const float offset = type.has_offset() ? *low : 0;
+    for (int64_t i = first; i < first + type.sub(); ++i) {
+      double nearest = INFINITY;
+      for (const float level : type.levels()) {
+        nearest =
+            std::min(nearest, std::abs(static_cast<double>(step) * level + offset - linear.w[i]));
+      }
+      sum += nearest * nearest;
+    }
+  }
+  return sum;
+}
+
+TEST(GridCoderTest, TheSearchBeatsTheRangeRule) {
+  const Linear linear(16, 256, 16);
+  ThreadPool pool(1);
+  for (const GgmlType* type : GridTypes()) {
+    if (type->name() == "mxfp4") continue;  // whose steps are powers of two
+    const double error = CodeNearest(linear.TwoSided(), *type, pool).distortion;
+    EXPECT_LT(error, 0.95 * RangeRuleError(linear, *type)) << type->name();
+  }
+}
+
 TEST(GridCoderTest, WeightsOfZeroCountTheSame) {
   const Linear linear(4, 256, 4);
   ThreadPool pool(1);
