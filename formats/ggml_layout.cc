@@ -117,9 +117,10 @@ void PackBlock(const GgmlLayout& layout, const uint8_t* fields, const uint8_t* c
     for (int e = 0; e < layout.block; e += p.section) {
       uint8_t* to = out + p.offset + e / p.section * p.bytes;
       std::fill_n(to, p.bytes, uint8_t{0});
-      for (int r = 0; r < p.section; ++r) {
-        const int bits = codes[e + r] >> p.from & mask;
-        to[r % p.bytes] |= static_cast<uint8_t>(bits << (p.width * (r / p.bytes)));
+      for (int r = 0, shift = 0; r < p.section; r += p.bytes, shift += p.width) {
+        for (int i = 0; i < p.bytes; ++i) {
+          to[i] |= static_cast<uint8_t>((codes[e + r + i] >> p.from & mask) << shift);
+        }
       }
     }
   }
@@ -134,9 +135,10 @@ void UnpackBlock(const GgmlLayout& layout, const uint8_t* bytes, uint8_t* fields
     const int mask = (1 << p.width) - 1;
     for (int e = 0; e < layout.block; e += p.section) {
       const uint8_t* from = bytes + p.offset + e / p.section * p.bytes;
-      for (int r = 0; r < p.section; ++r) {
-        const int bits = from[r % p.bytes] >> (p.width * (r / p.bytes)) & mask;
-        codes[e + r] |= static_cast<uint8_t>(bits << p.from);
+      for (int r = 0, shift = 0; r < p.section; r += p.bytes, shift += p.width) {
+        for (int i = 0; i < p.bytes; ++i) {
+          codes[e + r + i] |= static_cast<uint8_t>((from[i] >> shift & mask) << p.from);
+        }
       }
     }
   }

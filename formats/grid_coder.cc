@@ -15,6 +15,14 @@ namespace cvxq {
 namespace {
 
 constexpr int64_t kTileRows = 64, kLanes = 16;
+// How much of what feedback adds to the weights scales are fitted to again.
+constexpr float kRefitShare = 0.2f;
+
+// By how much wider than the weights the values are that scales are fitted to: feedback spreads
+// what is to be rounded, and few levels are soon at their ends.
+float Widening(size_t levels) {
+  return levels <= 4 ? 1.13f : levels <= 8 ? 1.05f : levels <= 16 ? 1.012f : 1.0f;
+}
 
 // How a value in steps becomes a code: uniform levels by rounding, ties to even; others by the
 // number of edges (halfway between levels) that it is above.
@@ -28,10 +36,10 @@ class Rounding {
     for (size_t k = 0; k + 1 < levels_.size(); ++k) edges_[k] = (levels_[k] + levels_[k + 1]) / 2;
   }
 
-  // u is finite or infinite, no NaN.
+  // That of a NaN is 0.
   int Code(float u) const {
     if (uniform_) {
-      const float level = std::min(std::max(u, lowest_), highest_);
+      const float level = std::min(std::max(lowest_, u), highest_);
       return static_cast<int>(((level + 0x1.8p23f) - 0x1.8p23f) - lowest_);
     }
     size_t code = 0;
@@ -107,11 +115,13 @@ class Coder {
   Coder(const GridInput& input, const WeightType& type, ThreadPool& pool)
       : in_(input), type_(type), pool_(pool), rounding_(type), column_weight_(in_.columns, 1.0f) {
     if (in_.inputs != nullptr) {
-      for (int64_t i = 0; i < in_.columns; ++i) {
-        column_weight_[in_.inputs->order[i]] = in_.inputs->diagonal[i];
+      WeighByInputs();
+      widening_ = Widening(type.levels().size());
+    } else {
+      if (!in_.column_weight.empty()) {
+        column_weight_.assign(in_.column_weight.begin(), in_.column_weight.end());
       }
-    } else if (!in_.column_weight.empty()) {
-      std::copy(in_.column_weight.begin(), in_.column_weight.end(), column_weight_.begin());
+      fit_weight_ = column_weight_;
     }
     if (in_.blocks.empty()) {
       RowBlock& block = free_rows_.emplace_back();
@@ -134,11 +144,19 @@ class Coder {
     return m;
   }
 
-  // Grids for values [M, N].
-  void Fit(const float* values, GridMatrix& m) const {
+  // Grids for the weights, or for what lies between them and `targets` [M, N].
+  void Fit(const float* targets, GridMatrix& m) const {
     const int64_t subs = in_.columns / type_.sub();
     pool_.ParallelFor(in_.rows, [&](int64_t r) {
-      type_.Fit(values + r * in_.columns, column_weight_.data(), BlocksOfRow(), m.matrix_scale,
+      std::vector<float> values(in_.w + r * in_.columns, in_.w + (r + 1) * in_.columns);
+      for (int64_t c = 0; c < in_.columns; ++c) {
+        if (targets != nullptr) {
+          values[c] += kRefitShare * (targets[r * in_.columns + c] - values[c]);
+        }
+        values[c] *= widening_;
+        if (!std::isfinite(values[c])) values[c] = in_.w[r * in_.columns + c];
+      }
+      type_.Fit(values.data(), fit_weight_.data(), BlocksOfRow(), m.matrix_scale,
                 &m.fields[r * BlocksOfRow() * type_.field_bytes()], &m.step[r * subs],
                 m.offset.empty() ? nullptr : &m.offset[r * subs]);
     });
@@ -213,11 +231,28 @@ class Coder {
 
   int64_t BlocksOfRow() const { return in_.columns / type_.block(); }
 
+  // D_I weighs the distortion; its geometric mean with the diagonal of H_I the search for scales.
+  void WeighByInputs() {
+    const CurvatureFactor& f = *in_.inputs;
+    fit_weight_.resize(f.n);
+    for (int64_t i = 0; i < f.n; ++i) {
+      double h = f.diagonal[i];
+      for (int64_t j = 0; j < i; ++j) {
+        const double l = f.lower[i * f.n + j];
+        h += l * l * f.diagonal[j];
+      }
+      column_weight_[f.order[i]] = f.diagonal[i];
+      fit_weight_[f.order[i]] = static_cast<float>(std::sqrt(h * f.diagonal[i]));
+    }
+  }
+
   const GridInput& in_;
   const WeightType& type_;
   ThreadPool& pool_;
   const Rounding rounding_;
   std::vector<float> column_weight_;  // D_I by column
+  std::vector<float> fit_weight_;
+  float widening_ = 1;
   std::vector<RowBlock> free_rows_;
 };
 
@@ -228,7 +263,7 @@ GridMatrix CodeOnGrids(const GridInput& input, const WeightType& type, ThreadPoo
   const Coder coder(input, type, pool);
   GridMatrix best = coder.Start();
   std::vector<float> targets(refits > 0 ? best.codes.size() : 0);
-  coder.Fit(input.w, best);
+  coder.Fit(/*targets=*/nullptr, best);
   coder.Round(targets.empty() ? nullptr : targets.data(), best);
   for (int refit = 0; refit < refits; ++refit) {
     GridMatrix next = coder.Start();

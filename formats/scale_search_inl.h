@@ -1,62 +1,10 @@
-// The kernels of scale_search.h on vectors of 16 lanes, one for each sub-block. The including file
-// is compiled for one instruction set; vectors longer than its registers are cut by the compiler.
-// Nothing is contracted or reassociated, so every file gives the same bits.
-
-// For the rest of the including file, at whose end the compiler would warn.
-#pragma GCC diagnostic ignored "-Wpsabi"  // no vector crosses files
+// The kernels of scale_search.h on 16 lanes, one for each sub-block (scale_search_lanes.h). The
+// including file is compiled for one instruction set. Nothing is contracted or reassociated, so
+// every file gives the same bits.
+#include "formats/scale_search_lanes.h"
 
 namespace cvxq {
 namespace {
-
-constexpr int kLanes = kSearchLanes;
-typedef float V __attribute__((vector_size(4 * kLanes), aligned(4)));
-typedef int32_t I __attribute__((vector_size(4 * kLanes), aligned(4)));
-#define CVXQ_INLINE inline __attribute__((always_inline))
-
-CVXQ_INLINE V Splat(float value) { return value - V{}; }
-CVXQ_INLINE V Least(V a, V b) { return a < b ? a : b; }
-CVXQ_INLINE V Most(V a, V b) { return a > b ? a : b; }
-CVXQ_INLINE V Bits(I bits) { return reinterpret_cast<V>(bits); }
-CVXQ_INLINE I Bits(V value) { return reinterpret_cast<I>(value); }
-CVXQ_INLINE V Size(V value) { return Bits(Bits(value) & 0x7fffffff); }
-// To the nearest integer, ties to even, of |value| < 2^22.
-CVXQ_INLINE V Nearest(V value) { return (value + 0x1.8p23f) - 0x1.8p23f; }
-
-// The nearest finite half.
-CVXQ_INLINE V Half(V value) {
-  const V size = Least(Size(value), Splat(65504));
-  const I bits = Bits(size);
-  const V normal = Bits((bits + 0xfff + ((bits >> 13) & 1)) & ~0x1fff);
-  const V small = (size + 0.5f) - 0.5f;  // a multiple of 2^-24
-  const V half = size < 0x1p-14f ? small : normal;
-  return Bits(Bits(half) | (Bits(value) & static_cast<int32_t>(0x80000000u)));
-}
-
-// In each lane, op over all lanes of its block of `subs` lanes.
-template <typename Op>
-CVXQ_INLINE V OverBlock(V v, int subs, Op op) {
-  if (subs >= 2) {
-    v = op(v, __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
-  }
-  if (subs >= 4) {
-    v = op(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
-  }
-  if (subs >= 8) {
-    v = op(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
-  }
-  if (subs >= 16) {
-    v = op(v, __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
-  }
-  return v;
-}
-CVXQ_INLINE V SumOverBlock(V v, int subs) {
-  return OverBlock(
-      v, subs, [](V a, V b) __attribute__((always_inline)) { return a + b; });
-}
-CVXQ_INLINE V MostOverBlock(V v, int subs) {
-  return OverBlock(
-      v, subs, [](V a, V b) __attribute__((always_inline)) { return Most(a, b); });
-}
 
 // Rules of rounding x / step to a level.
 struct Uniform {
@@ -68,7 +16,7 @@ struct Uniform {
 struct Iq4 {
   CVXQ_INLINE V operator()(V t) const {
     V level = Splat(-127);
-#define CVXQ_LEVEL(edge, gap) level = t > edge ? level + gap : level
+#define CVXQ_LEVEL(edge, gap) level = AddWhere(Less(Splat(edge), t), level, Splat(gap))
     CVXQ_LEVEL(-115.5f, 23);
     CVXQ_LEVEL(-93.5f, 21);
     CVXQ_LEVEL(-74, 18);
@@ -91,10 +39,9 @@ struct Iq4 {
 struct E2M1 {
   CVXQ_INLINE V operator()(V t) const {
     const V size = Size(t);
-    const V octave = Bits(Bits(Most(size, Splat(2))) & 0x7f800000);  // of step 1, 2 or 4
+    const V octave = AsFloats(AsInts(Most(size, Splat(2))) & 0x7f800000);  // of step 1, 2 or 4
     const V magic = octave * 0x1.8p22f;
-    const V level = Least((size + magic) - magic, Splat(12));
-    return Bits(Bits(level) | (Bits(t) & static_cast<int32_t>(0x80000000u)));
+    return WithSign(Least((size + magic) - magic, Splat(12)), t);
   }
 };
 
@@ -134,21 +81,21 @@ CVXQ_INLINE Sums SumUp(const Columns& c, const Round& round, V inverse, V shift)
     const V x = c.x[i];
     const V q = kOffset ? round(x * inverse + shift) : round(x * inverse);
     const V wq = c.w[i] * q;
-    if (kOffset) s.wq += wq;
-    s.wqq += wq * q;
-    s.wqx += wq * x;
+    if (kOffset) s.wq = s.wq + wq;
+    s.wqq = s.wqq + wq * q;
+    s.wqx = s.wqx + wq * x;
   }
   return s;
 }
 
 template <bool kOffset, typename Round>
 CVXQ_INLINE V ErrorOf(const Columns& c, const Round& round, const Grid& g) {
-  const V inverse = g.step != 0 ? 1 / g.step : V{};
+  const V inverse = Inverse(g.step);
   V error{};
   for (int64_t i = 0; i < c.n; ++i) {
     const V x = kOffset ? c.x[i] - g.offset : c.x[i];
     const V difference = x - g.step * round(x * inverse);
-    error += c.w[i] * (difference * difference);
+    error = error + c.w[i] * (difference * difference);
   }
   return error;
 }
@@ -157,33 +104,33 @@ CVXQ_INLINE Totals TotalsOf(const Columns& c) {
   Totals t{};
   for (int64_t i = 0; i < c.n; ++i) {
     const V wx = c.w[i] * c.x[i];
-    t.w += c.w[i];
-    t.wx += wx;
-    t.wxx += wx * c.x[i];
+    t.w = t.w + c.w[i];
+    t.wx = t.wx + wx;
+    t.wxx = t.wxx + wx * c.x[i];
   }
   return t;
 }
 
 // The best grid for given levels.
-CVXQ_INLINE Grid Solve(const Sums& s) { return {s.wqq > 0 ? s.wqx / s.wqq : V{}, V{}}; }
+CVXQ_INLINE Grid Solve(const Sums& s) { return {Divide(s.wqx, s.wqq), V{}}; }
 CVXQ_INLINE Grid SolveWithOffset(const Totals& t, const Sums& s, bool negative) {
   const V determinant = t.w * s.wqq - s.wq * s.wq;
-  const I proper = determinant > 1e-6f * (t.w * s.wqq);
+  const I proper = Less(t.w * s.wqq * 1e-6f, determinant);
   V step = (t.w * s.wqx - s.wq * t.wx) / determinant;
   V offset = (s.wqq * t.wx - s.wq * s.wqx) / determinant;
-  step = proper ? step : V{};
-  offset = proper ? offset : t.wx / t.w;
+  step = Select(proper, step, V{});
+  offset = Select(proper, offset, t.wx / t.w);
   if (negative) {
-    const I beyond = offset > 0;
-    step = beyond ? (s.wqq > 0 ? s.wqx / s.wqq : V{}) : step;
-    offset = beyond ? V{} : offset;
+    const I beyond = Less(V{}, offset);
+    step = Select(beyond, Divide(s.wqx, s.wqq), step);
+    offset = Select(beyond, V{}, offset);
   }
   return {Most(step, V{}), offset};
 }
 // The error that is left: of any grid with these levels.
 CVXQ_INLINE V Left(const Totals& t, const Sums& s, const Grid& g) {
-  return t.wxx + g.step * (g.step * s.wqq - 2 * s.wqx) +
-         g.offset * (g.offset * t.w + 2 * (g.step * s.wq - t.wx));
+  return t.wxx + g.step * (g.step * s.wqq - s.wqx * 2.0f) +
+         g.offset * (g.offset * t.w + (g.step * s.wq - t.wx) * 2.0f);
 }
 
 // Step 1.
@@ -198,24 +145,24 @@ CVXQ_INLINE Grid SearchAlone(const ScaleSearch& search, const Columns& c, const 
   const bool negative = search.most_offset > 0;
   if (kOffset && negative) low = Least(low, V{});
   const V range = kOffset ? high - low : Most(high, -low);
-  const V unit = range > 0x1p-100f ? 1 / range : V{};
+  const V unit = Select(Less(Splat(0x1p-100f), range), Splat(1) / range, V{});
   Grid best{};
   V best_error = Splat(0x1p126f);
   const auto consider = [&](V inverse, V shift) __attribute__((always_inline)) {
     const Sums s = SumUp<kOffset>(c, round, inverse, shift);
     const Grid g = kOffset ? SolveWithOffset(t, s, negative) : Solve(s);
     const V error = Left(t, s, g);
-    const I better = error < best_error;
-    best.step = better ? g.step : best.step;
-    best.offset = better ? g.offset : best.offset;
-    best_error = better ? error : best_error;
+    const I better = Less(error, best_error);
+    best.step = Select(better, g.step, best.step);
+    best.offset = Select(better, g.offset, best.offset);
+    best_error = Select(better, error, best_error);
   };
   for (int i = 0; i < search.trial_count; ++i) {
-    const V inverse = search.trials[i] * unit;
+    const V inverse = unit * search.trials[i];
     consider(inverse, -low * inverse);
   }
   for (int i = 0; i < search.polish; ++i) {
-    const V inverse = best.step != 0 ? 1 / best.step : V{};
+    const V inverse = Inverse(best.step);
     consider(inverse, -best.offset * inverse);
   }
   return best;
@@ -227,11 +174,11 @@ struct Block {
 };
 
 CVXQ_INLINE void Keep(I better, const Block& from, Block& to) {
-  to.d = better ? from.d : to.d;
-  to.m = better ? from.m : to.m;
-  to.s = better ? from.s : to.s;
-  to.o = better ? from.o : to.o;
-  to.error = better ? from.error : to.error;
+  to.d = Select(better, from.d, to.d);
+  to.m = Select(better, from.m, to.m);
+  to.s = Select(better, from.s, to.s);
+  to.o = Select(better, from.o, to.o);
+  to.error = Select(better, from.error, to.error);
 }
 
 // s and o of each sub-block: the best of the neighbours of (s, o), where b.d and b.m are given.
@@ -248,7 +195,7 @@ CVXQ_INLINE void Neighbours(const ScaleSearch& search, const Columns& c, const R
       near.o = Least(Most(o + static_cast<float>(j), V{}),
                      Splat(static_cast<float>(search.most_offset)));
       near.error = ErrorOf<kOffset>(c, round, Grid{near.d * near.s, -(near.m * near.o)});
-      Keep(near.error < b.error, near, b);
+      Keep(Less(near.error, b.error), near, b);
     }
   }
 }
@@ -258,30 +205,28 @@ template <bool kOffset, typename Round>
 CVXQ_INLINE void SolveBlock(const ScaleSearch& search, const Columns& c, const Round& round,
                             const Totals& t, Block& b) {
   const V step = b.d * b.s, offset = -(b.m * b.o);
-  const V inverse = step != 0 ? 1 / step : V{};
+  const V inverse = Inverse(step);
   const Sums sums = SumUp<kOffset>(c, round, inverse, -offset * inverse);
   const V ss = SumOverBlock(b.s * b.s * sums.wqq, search.subs);
   const V sx = SumOverBlock(b.s * sums.wqx, search.subs);
   if (!kOffset) {
-    b.d = ss > 0 ? sx / ss : b.d;
+    b.d = Select(Less(V{}, ss), sx / ss, b.d);
     return;
   }
   const V so = SumOverBlock(b.s * b.o * sums.wq, search.subs);
   const V oo = SumOverBlock(b.o * b.o * t.w, search.subs);
   const V ox = SumOverBlock(b.o * t.wx, search.subs);
   const V determinant = ss * oo - so * so;
-  const I proper = determinant > 1e-6f * (ss * oo);
-  b.d = proper ? (sx * oo - so * ox) / determinant : b.d;
-  b.m = proper ? (so * sx - ss * ox) / determinant : b.m;
+  const I proper = Less(ss * oo * 1e-6f, determinant);
+  b.d = Select(proper, (sx * oo - so * ox) / determinant, b.d);
+  b.m = Select(proper, (so * sx - ss * ox) / determinant, b.m);
 }
-
-CVXQ_INLINE V Divide(V a, V b) { return b != 0 ? a / b : V{}; }
 
 // Steps 2 and 3. `unit`: what one of x stands for.
 template <bool kOffset, typename Round>
 CVXQ_INLINE Block SearchBlock(const ScaleSearch& search, const Columns& c, const Round& round,
                               const Totals& t, const Grid& alone, V unit) {
-  const V inverse_unit = 1 / unit;
+  const V inverse_unit = Splat(1) / unit;
   const auto half = [&](V value) __attribute__((always_inline)) {
     return Half(value * unit) * inverse_unit;
   };
@@ -290,7 +235,7 @@ CVXQ_INLINE Block SearchBlock(const ScaleSearch& search, const Columns& c, const
   }
   const V high = MostOverBlock(alone.step, search.subs);
   const V low = MostOverBlock(-alone.step, search.subs);
-  const V largest = low > high ? -low : high;
+  const V largest = Select(Less(high, low), -low, high);
   const V deepest = MostOverBlock(-alone.offset, search.subs);
   Block best{};
   best.error = Splat(0x1p126f);
@@ -313,7 +258,7 @@ CVXQ_INLINE Block SearchBlock(const ScaleSearch& search, const Columns& c, const
       Neighbours<kOffset>(search, c, round, b);
       Block whole = b;
       whole.error = SumOverBlock(b.error, search.subs);
-      Keep(whole.error < best.error, whole, best);
+      Keep(Less(whole.error, best.error), whole, best);
     }
   }
   return best;
@@ -325,14 +270,15 @@ void SearchLanes(const ScaleSearch& search, const Columns& c, const Round& round
   const Totals t = TotalsOf(c);
   const Grid alone = SearchAlone<kOffset>(search, c, round, t);
   const Block b = SearchBlock<kOffset>(search, c, round, t, alone, unit);
-  const V d = b.d * unit, m = b.m * unit;
+  const V values[] = {b.d * unit, b.m * unit, b.s, b.o};
+  const float* d = reinterpret_cast<const float*>(values);  // 16 lanes each
   for (int block = 0; block < blocks; ++block) {
     const int lane = block * search.subs;
     scales[block].d = d[lane];
-    scales[block].m = m[lane];
+    scales[block].m = d[kLanes + lane];
     for (int i = 0; i < search.subs; ++i) {
-      scales[block].s[i] = static_cast<int16_t>(b.s[lane + i]);
-      scales[block].o[i] = static_cast<int16_t>(b.o[lane + i]);
+      scales[block].s[i] = static_cast<int16_t>(d[2 * kLanes + lane + i]);
+      scales[block].o[i] = static_cast<int16_t>(d[3 * kLanes + lane + i]);
     }
   }
 }
@@ -356,16 +302,16 @@ struct Scaled {
     size = MostOverBlock(size, subs);
     heaviest = MostOverBlock(heaviest, subs);
     const auto power = [](V v) __attribute__((always_inline)) {
-      return Bits(Bits(Least(Most(v, Splat(0x1p-100f)), Splat(0x1p120f))) & 0x7f800000);
+      return AsFloats(AsInts(Least(Most(v, Splat(0x1p-100f)), Splat(0x1p120f))) & 0x7f800000);
     };
     unit = power(size);
-    inverse_unit = 1 / unit;
-    const V inverse_weight = 1 / power(heaviest);
-    const I is_zero = size < 0x1p-100f, weightless = heaviest < 0x1p-100f;
+    inverse_unit = Splat(1) / unit;
+    const V inverse_weight = Splat(1) / power(heaviest);
+    const I is_zero = Less(size, Splat(0x1p-100f)), weightless = Less(heaviest, Splat(0x1p-100f));
     for (int64_t i = 0; i < n; ++i) {
-      x[i] = is_zero ? V{} : x[i] * inverse_unit;
+      x[i] = Select(is_zero, V{}, x[i] * inverse_unit);
       // A little for every column, so that sub-blocks without weight have scales, too.
-      w[i] = (weightless ? Splat(1) : w[i] * inverse_weight) + 0x1p-20f;
+      w[i] = Select(weightless, Splat(1), w[i] * inverse_weight) + 0x1p-20f;
     }
   }
 };
@@ -388,28 +334,29 @@ void PickStep(int64_t sub, const float* x, const float* weight, int lanes, const
               int trials, int* best) {
   const Scaled s(x, weight, lanes, sub, 1);
   const Columns c{s.x, s.w, sub};
-  V best_error = Splat(0x1p126f);
-  I best_trial{};
+  V best_error = Splat(0x1p126f), best_trial{};
   for (int trial = 0; trial < trials; ++trial) {
-    const V step = *reinterpret_cast<const V*>(steps + trial * kLanes) * s.inverse_unit;
+    const V step = Load<V>(steps + trial * kLanes) * s.inverse_unit;
     const V error = ErrorOf<false>(c, E2M1{}, Grid{step, V{}});
-    const I better = error < best_error;
-    best_error = better ? error : best_error;
-    best_trial = better ? trial - I{} : best_trial;
+    const I better = Less(error, best_error);
+    best_error = Select(better, error, best_error);
+    best_trial = Select(better, Splat(static_cast<float>(trial)), best_trial);
   }
-  for (int lane = 0; lane < kLanes; ++lane) best[lane] = best_trial[lane];
+  const float* found = reinterpret_cast<const float*>(&best_trial);
+  for (int lane = 0; lane < kLanes; ++lane) best[lane] = static_cast<int>(found[lane]);
 }
 
-// The codes of n <= 16 values of a grid.
-CVXQ_INLINE I CodesOf(V x, float step, float offset, const float* levels, const float* edges,
-                      int level_count) {
+// The codes of a register of values of a grid.
+CVXQ_INLINE IntRegister CodesOf(FloatRegister x, float step, float offset, const float* levels,
+                                const float* edges, int level_count) {
   const float inverse = step != 0 ? 1 / step : 0;
-  const V t = (x - offset) * inverse;
+  const FloatRegister t = (x - offset) * inverse;
   if (edges == nullptr) {
-    const V level = Nearest(Least(Most(t, Splat(levels[0])), Splat(levels[level_count - 1])));
-    return __builtin_convertvector(level - levels[0], I);
+    const FloatRegister lowest = levels[0] - FloatRegister{},
+                        highest = levels[level_count - 1] - FloatRegister{};
+    return __builtin_convertvector(Nearest(Least(Most(t, lowest), highest)) - lowest, IntRegister);
   }
-  I code{};
+  IntRegister code{};
   for (int k = 0; k + 1 < level_count; ++k) code -= t > edges[k];
   return code;
 }
@@ -417,19 +364,20 @@ CVXQ_INLINE I CodesOf(V x, float step, float offset, const float* levels, const 
 void NearestCodes(const float* levels, const float* edges, int level_count, int64_t sub,
                   const float* x, const float* step, const float* offset, int64_t subs,
                   uint8_t* codes) {
-  typedef uint8_t B __attribute__((vector_size(kLanes), aligned(1)));
+  typedef uint8_t Bytes __attribute__((vector_size(kRegister)));
   for (int64_t j = 0; j < subs; ++j) {
     const float o = offset != nullptr ? offset[j] : 0;
     int64_t i = 0;
-    for (; i + kLanes <= sub; i += kLanes) {
-      const V values = *reinterpret_cast<const V*>(x + j * sub + i);
-      const I code = CodesOf(values, step[j], o, levels, edges, level_count);
-      *reinterpret_cast<B*>(codes + j * sub + i) = __builtin_convertvector(code, B);
+    for (; i + kRegister <= sub; i += kRegister) {
+      const FloatRegister values = Load<FloatRegister>(x + j * sub + i);
+      const IntRegister code = CodesOf(values, step[j], o, levels, edges, level_count);
+      const Bytes bytes = __builtin_convertvector(code, Bytes);
+      __builtin_memcpy(codes + j * sub + i, &bytes, sizeof(Bytes));
     }
     if (i == sub) continue;
-    V values{};
+    FloatRegister values{};
     for (int64_t k = i; k < sub; ++k) values[k - i] = x[j * sub + k];
-    const I code = CodesOf(values, step[j], o, levels, edges, level_count);
+    const IntRegister code = CodesOf(values, step[j], o, levels, edges, level_count);
     for (int64_t k = i; k < sub; ++k) codes[j * sub + k] = static_cast<uint8_t>(code[k - i]);
   }
 }

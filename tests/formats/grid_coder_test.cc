@@ -93,7 +93,6 @@ void ExpectSound(const GridMatrix& m) {
   for (const float step : m.step) ASSERT_TRUE(std::isfinite(step)) << m.type->name();
   for (const float offset : m.offset) ASSERT_TRUE(std::isfinite(offset)) << m.type->name();
   for (const uint8_t code : m.codes) ASSERT_LT(code, m.type->levels().size());
-  EXPECT_TRUE(std::isfinite(m.distortion)) << m.type->name();
   // The grids are those that the fields stand for.
   std::vector<float> step(m.step.size()), offset(m.offset.size());
   m.type->Grids(m.fields.data(), m.rows * m.columns / m.type->block(), m.matrix_scale, step.data(),
@@ -184,11 +183,57 @@ TEST(GridCoderTest, HostileMatrices) {
   }
   ThreadPool pool(1);
   for (const GgmlType* type : GridTypes()) {
-    GridMatrix m = CodeNearest(linear.TwoSided(), *type, pool);
+    const GridMatrix m = CodeNearest(linear.TwoSided(), *type, pool);
     ExpectSound(m);
+    EXPECT_TRUE(std::isfinite(m.distortion)) << type->name();
     const std::vector<float> decoded = Decode(m);
     EXPECT_TRUE(std::all_of(decoded.begin(), decoded.begin() + 256, [](float v) { return v == 0; }))
         << type->name();
+    ExpectSound(CodeOnGrids(linear.TwoSided(), *type, pool, 2));
+  }
+}
+
+TEST(GridCoderTest, RefitsNeverMakeItWorse) {
+  const Linear linear(48, 256, 48);
+  ThreadPool pool(1);
+  int better = 0;
+  for (const GgmlType* type : GridTypes()) {
+    const double none = CodeOnGrids(linear.TwoSided(), *type, pool, 0).distortion;
+    const double two = CodeOnGrids(linear.TwoSided(), *type, pool, 2).distortion;
+    EXPECT_LE(two, none) << type->name();
+    if (two < none) ++better;
+  }
+  EXPECT_GE(better, 5);
+}
+
+// The whole range of each sub-block on all levels, as plain quantisers have it; scales in real
+// numbers, which no file can hold.
+double RangeRuleError(const Linear& linear, const WeightType& type) {
+  double sum = 0;
+  for (int64_t first = 0; first < linear.rows * linear.columns; first += type.sub()) {
+    const auto [low, high] = std::minmax_element(&linear.w[first], &linear.w[first] + type.sub());
+    const float top = type.levels().back();
+    const float step = type.has_offset() ? (*high - *low) / top : std::max(-*low, *high) / top;
+    const float offset = type.has_offset() ? *low : 0;
+    for (int64_t i = first; i < first + type.sub(); ++i) {
+      double nearest = INFINITY;
+      for (const float level : type.levels()) {
+        nearest =
+            std::min(nearest, std::abs(static_cast<double>(step) * level + offset - linear.w[i]));
+      }
+      sum += nearest * nearest;
+    }
+  }
+  return sum;
+}
+
+TEST(GridCoderTest, TheSearchBeatsTheRangeRule) {
+  const Linear linear(16, 256, 16);
+  ThreadPool pool(1);
+  for (const GgmlType* type : GridTypes()) {
+    if (type->name() == "mxfp4") continue;  // whose steps are powers of two
+    const double error = CodeNearest(linear.TwoSided(), *type, pool).distortion;
+    EXPECT_LT(error, 0.95 * RangeRuleError(linear, *type)) << type->name();
   }
 }
 
