@@ -328,8 +328,11 @@ class Exporter {
       StatusOr<TypeChoice> found = ChooseTypes(items, budget);
       if (!found.ok()) return TooSmall(found.status());
       Keep(*found);
-      return spread(*found);
+      Choice choice = spread(*found);
+      limit_ = format_->TotalBytes(choice) + budget - found->bytes;
+      return choice;
     }
+    limit_ = *options_.size;
     // What else is in the files depends a little on the choice.
     int64_t budget = *options_.size;
     constexpr int kRounds = 8;
@@ -484,7 +487,6 @@ class Exporter {
   // The largest of the files with one type everywhere that is no larger than what was written: if
   // it is the better one, it is what is written.
   Status CompareWithUniform(Choice& choice) {
-    const int64_t limit = options_.size.value_or(format_->TotalBytes(choice));
     Choice best;
     const WeightType* name = nullptr;
     for (const ExportMatrix& matrix : format_->matrices()) {
@@ -492,7 +494,7 @@ class Exporter {
         if (type->dense()) continue;
         Choice uniform = UniformOf(*type);
         const int64_t bytes = format_->TotalBytes(uniform);
-        if (bytes > limit || (!best.empty() && bytes <= format_->TotalBytes(best))) continue;
+        if (bytes > limit_ || (!best.empty() && bytes <= format_->TotalBytes(best))) continue;
         best = std::move(uniform);
         name = type;
       }
@@ -594,6 +596,7 @@ class Exporter {
   std::vector<int32_t> check_ids_;  // sequences that no statistics saw
   std::unique_ptr<ExportStatistics> statistics_;
   std::vector<std::vector<double>> distortion_;  // by matrix and type, nats a token
+  int64_t limit_ = 0;                            // bytes of all files that were asked for
   std::vector<double> measured_;                 // of each matrix as it was written last
   Stopwatch watch_;
   ExportReport report_;

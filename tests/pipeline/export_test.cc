@@ -6,7 +6,7 @@
 
 #include <filesystem>
 
-#include "pipeline/evaluate.h"
+#include "pipeline/model_files.h"
 #include "storage/files.h"
 #include "tests/pipeline/scratch_folder.h"
 
