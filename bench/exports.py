@@ -57,7 +57,7 @@ class Bench:
         folder = self.output / "llama.cpp"
         command = [str(a) for a in (
             self.python, HERE / "peers/llama_cpp.py", subject.folder, "--type", kind.upper(),
-            "--tables", "--calib", *subject.calibration, "-o", folder)]
+            "--tables", "--imatrix", self.output / f"{subject.name}.npz", "--calib", *subject.calibration, "-o", folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise SystemExit(f"{' '.join(command)}: {done.stderr.strip()[-2000:]}")

@@ -75,6 +75,8 @@ def main():
     parser.add_argument("--pad", action="store_true")
     parser.add_argument("--tables", action="store_true",
                         help="the token table (without importance) and the head as well")
+    parser.add_argument("--imatrix", type=pathlib.Path, metavar="NPZ",
+                        help="where the importance matrix is kept from one run to the next")
     arguments = parser.parse_args()
 
     original = common.read_checkpoint(arguments.model)
@@ -91,8 +93,13 @@ def main():
     report = common.Report(arguments, "llama.cpp", "xllamacpp",
                            {"type": arguments.type, "imatrix": True, "padded": arguments.pad,
                             "matrices_by_type": common.counts(k.name for k in chosen.values())})
-    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32)
-    columns = importance(model, ids)
+    if arguments.imatrix and arguments.imatrix.exists():
+        columns = dict(np.load(arguments.imatrix))
+    else:
+        model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32)
+        columns = importance(model, ids)
+        if arguments.imatrix:
+            np.savez(arguments.imatrix, **columns)
     ggml = library()
     dequantized, total = {}, 0
     for name, kind in chosen.items():
