@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "absl/strings/str_cat.h"
 
@@ -112,6 +113,64 @@ bool Exchange(const std::vector<TypeOptions>& items, int64_t gap, TypeChoice& ch
   return true;
 }
 
+// The greatest common divisor of what options differ by.
+int64_t ByteUnit(const std::vector<TypeOptions>& items) {
+  int64_t unit = 0;
+  for (const TypeOptions& options : items) {
+    for (const TypeOption& option : options) {
+      unit = std::gcd(unit, std::abs(option.bytes - options[0].bytes));
+    }
+  }
+  return std::max<int64_t>(unit, 1);
+}
+
+// Of all choices that fit the one of least distortion, with what each option takes beyond the
+// item's smallest rounded up to a unit that cuts the budget in at most kUnits. The smallest fit.
+TypeChoice ByUnits(const std::vector<TypeOptions>& items, int64_t budget) {
+  constexpr int64_t kUnits = int64_t{1} << 18;
+  TypeChoice choice;
+  std::vector<int64_t> least;
+  int64_t room = budget, useful = 0;
+  for (const TypeOptions& options : items) {
+    const auto [low, high] = std::minmax_element(
+        options.begin(), options.end(),
+        [](const TypeOption& a, const TypeOption& b) { return a.bytes < b.bytes; });
+    least.push_back(low->bytes);
+    room -= low->bytes;
+    useful += high->bytes - low->bytes;
+  }
+  room = std::min(room, useful);
+  const int64_t exact = ByteUnit(items);
+  const int64_t u = room / exact <= kUnits ? exact : room / kUnits + 1, units = room / u;
+  std::vector<double> best(units + 1, 0.0), next(units + 1);  // by units that may be used
+  std::vector<uint8_t> taken(items.size() * (units + 1));
+  for (size_t item = 0; item < items.size(); ++item) {
+    std::fill(next.begin(), next.end(), kInfinity);
+    uint8_t* of_item = &taken[item * (units + 1)];
+    for (size_t option = 0; option < items[item].size(); ++option) {
+      const int64_t takes = (items[item][option].bytes - least[item] + u - 1) / u;
+      const double distortion = items[item][option].distortion;
+      for (int64_t at = takes; at <= units; ++at) {
+        const double sum = best[at - takes] + distortion;
+        if (sum >= next[at]) continue;
+        next[at] = sum;
+        of_item[at] = static_cast<uint8_t>(option);
+      }
+    }
+    std::swap(best, next);
+  }
+  choice.option.resize(items.size());
+  int64_t at = units;
+  for (size_t item = items.size(); item-- > 0;) {
+    const size_t option = taken[item * (units + 1) + at];
+    choice.option[item] = option;
+    choice.bytes += items[item][option].bytes;
+    choice.distortion += items[item][option].distortion;
+    at -= (items[item][option].bytes - least[item] + u - 1) / u;
+  }
+  return choice;
+}
+
 }  // namespace
 
 StatusOr<TypeChoice> ChooseTypes(const std::vector<TypeOptions>& items, int64_t budget) {
@@ -133,6 +192,9 @@ StatusOr<TypeChoice> ChooseTypes(const std::vector<TypeOptions>& items, int64_t 
       choice = std::move(found);
     }
   }
+  TypeChoice by_units = ByUnits(items, budget);
+  by_units.log2_lambda = choice.log2_lambda;
+  if (by_units.distortion < choice.distortion) choice = std::move(by_units);
   while (Exchange(items, budget - choice.bytes, choice)) {
   }
   return choice;

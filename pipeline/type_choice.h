@@ -27,9 +27,11 @@ struct TypeChoice {
 
 // Minimises the sum of distortions over items with the sum of bytes at most `budget`: at a
 // multiplier lambda each item takes the option of least distortion + lambda bytes; lambda rises or
-// falls until the bytes just fit (dual ascent, here by bisection, since options are few). What the
-// multiplier cannot tell apart is settled by exchanges: single changes and pairs of them that lower
-// the distortion within the budget, the best first, until there is none.
+// falls until the bytes just fit (dual ascent, here by bisection, since options are few). That
+// leaves what lies between two multipliers: dynamic programming over bytes finds the best of all
+// choices where bytes come in few enough units, and a start as good as units are fine where not;
+// exchanges - single changes and pairs of them that lower the distortion within the budget, the
+// best first - do the rest.
 // kInvalidArgument where even the smallest options exceed the budget: the message says how many
 // bytes they take. Every item has at least one option. Ties go to the lower index.
 StatusOr<TypeChoice> ChooseTypes(const std::vector<TypeOptions>& items, int64_t budget);
