@@ -148,17 +148,15 @@ class Coder {
   void Fit(const float* targets, GridMatrix& m) const {
     const int64_t subs = in_.columns / type_.sub();
     pool_.ParallelFor(in_.rows, [&](int64_t r) {
-      std::vector<float> values(in_.w + r * in_.columns, in_.w + (r + 1) * in_.columns);
-      for (int64_t c = 0; c < in_.columns; ++c) {
-        if (targets != nullptr) {
-          values[c] += kRefitShare * (targets[r * in_.columns + c] - values[c]);
-        }
-        values[c] *= widening_;
-        if (!std::isfinite(values[c])) values[c] = in_.w[r * in_.columns + c];
+      const float* w = in_.w + r * in_.columns;
+      std::vector<float> values;
+      if (targets != nullptr || widening_ != 1) {
+        values.assign(w, w + in_.columns);
+        Spread(targets != nullptr ? targets + r * in_.columns : nullptr, values);
       }
-      type_.Fit(values.data(), fit_weight_.data(), BlocksOfRow(), m.matrix_scale,
-                &m.fields[r * BlocksOfRow() * type_.field_bytes()], &m.step[r * subs],
-                m.offset.empty() ? nullptr : &m.offset[r * subs]);
+      type_.Fit(values.empty() ? w : values.data(), fit_weight_.data(), BlocksOfRow(),
+                m.matrix_scale, &m.fields[r * BlocksOfRow() * type_.field_bytes()],
+                &m.step[r * subs], m.offset.empty() ? nullptr : &m.offset[r * subs]);
     });
   }
 
@@ -227,6 +225,16 @@ class Coder {
       distortion[r] = SquaredError(x, decoded.data(), column_weight_.data(), in_.columns);
     });
     SumUp(distortion, m);
+  }
+
+  // What scales of a row of weights should fit, in place of these.
+  void Spread(const float* targets, std::vector<float>& values) const {
+    for (int64_t c = 0; c < in_.columns; ++c) {
+      float value = values[c];
+      if (targets != nullptr) value += kRefitShare * (targets[c] - value);
+      value *= widening_;
+      if (std::isfinite(value)) values[c] = value;
+    }
   }
 
   int64_t BlocksOfRow() const { return in_.columns / type_.block(); }

@@ -189,6 +189,7 @@ CVXQ_INLINE void Neighbours(const ScaleSearch& search, const Columns& c, const R
   b.error = Splat(0x1p126f);
   for (int i = -1; i <= 1; ++i) {
     for (int j = kOffset ? -1 : 0; j <= (kOffset ? 1 : 0); ++j) {
+      if (i * j < 0) continue;  // more of the one calls for more of the other
       Block near = b;
       near.s = Least(Most(s + static_cast<float>(i), Splat(static_cast<float>(search.least))),
                      Splat(static_cast<float>(search.most)));

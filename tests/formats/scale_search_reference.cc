@@ -182,6 +182,7 @@ class Searcher {
       b.error[j] = kNoError;
       for (int i = -1; i <= 1; ++i) {
         for (int k = -reach; k <= reach; ++k) {
+          if (i * k < 0) continue;
           const float near_s = InRangeS(s[j] + static_cast<float>(i));
           const float near_o = InRangeO(o[j] + static_cast<float>(k));
           const float error = ErrorOf(blocks_[j], {b.d * near_s, -(b.m * near_o)});
