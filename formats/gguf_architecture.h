@@ -26,6 +26,7 @@ struct GgufArchitecture {
   bool norm_plus_one = false;      // norms hold 1 + weight
   bool rope_divisors = false;      // reads rope_freqs.weight
   bool own_head = false;           // may have a head that is not the token table
+  bool matrix_scales = false;      // multiplies by the scale beside every linear
   bool square_attention = false;   // heads * head_dim must be hidden
   int64_t window_period = 0;       // every n-th block is full as a rule; 0: knows no windows
   int64_t other_scale_layers = 0;  // with so many blocks, scores are scaled by (hidden/heads)^-1/2

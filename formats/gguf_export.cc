@@ -137,14 +137,15 @@ class GgufFormat final : public ExportFormat {
     Item item;
     if (place.kind == GgufPlace::Kind::kMatrix) {
       item.matrix = static_cast<int64_t>(matrices_.size());
-      matrices_.push_back(MatrixOf(place, found->dtype));
+      matrices_.push_back(MatrixOf(architecture, place, found->dtype));
     }
     item.place = std::move(place);
     items_.push_back(std::move(item));
     return absl::OkStatus();
   }
 
-  ExportMatrix MatrixOf(const GgufPlace& place, DType dtype) const {
+  ExportMatrix MatrixOf(const GgufArchitecture& architecture, const GgufPlace& place,
+                        DType dtype) const {
     ExportMatrix matrix{
         .name = WithoutSuffix(place.checkpoint), .rows = place.shape[0], .columns = place.shape[1]};
     if (place.checkpoint == spec_.names.embedding + ".weight") {
@@ -155,7 +156,10 @@ class GgufFormat final : public ExportFormat {
       matrix.block = place.block;
       matrix.id = place.linear;
     }
-    menu_.Choose(dtype, checkpoint_.Find(matrix.name + ".bias") != nullptr, matrix);
+    // llama.cpp refuses a scale and a bias together.
+    const bool scaled = architecture.matrix_scales && matrix.role == ExportMatrix::Role::kLinear &&
+                        checkpoint_.Find(matrix.name + ".bias") == nullptr;
+    menu_.Choose(dtype, scaled, matrix);
     return matrix;
   }
 

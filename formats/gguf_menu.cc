@@ -73,7 +73,7 @@ StatusOr<GgufMenu> GgufMenu::Make(const ExportFormatOptions& options) {
   return menu;
 }
 
-void GgufMenu::Choose(DType stored, bool bias, ExportMatrix& matrix) const {
+void GgufMenu::Choose(DType stored, bool scaled, ExportMatrix& matrix) const {
   std::vector<const GgmlType*> types;
   const auto add = [&](const GgmlType* type) {
     if (std::find(types.begin(), types.end(), type) == types.end()) types.push_back(type);
@@ -82,9 +82,8 @@ void GgufMenu::Choose(DType stored, bool bias, ExportMatrix& matrix) const {
     if (matrix.fallback.empty()) matrix.fallback = why;
   };
   for (const GgmlType* type : types_) {
-    if (HasMatrixScale(*type) && (matrix.role != ExportMatrix::Role::kLinear || bias)) {
-      tell(absl::StrCat("llama.cpp takes no ", type->name(),
-                        bias ? " with a bias" : " for token table or head"));
+    if (HasMatrixScale(*type) && !scaled) {
+      tell(absl::StrCat("llama.cpp takes no scale of ", type->name(), " beside this matrix"));
       continue;
     }
     if (type->Fits(matrix.columns)) {

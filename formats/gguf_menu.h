@@ -18,8 +18,9 @@ class GgufMenu {
 
   // Sets `types` and `fallback` of a matrix whose other fields are set. Where its columns do not
   // divide into a type's blocks, llama.cpp's substitute for that type stands in; where none fits,
-  // 16 bits. `stored` is the type in the checkpoint, `bias` whether there is one.
-  void Choose(DType stored, bool bias, ExportMatrix& matrix) const;
+  // 16 bits. `stored` is the type in the checkpoint, `scaled` whether the engine takes a scale
+  // beside this matrix.
+  void Choose(DType stored, bool scaled, ExportMatrix& matrix) const;
 
  private:
   std::vector<const GgmlType*> types_;

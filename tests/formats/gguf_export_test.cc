@@ -5,6 +5,7 @@
 
 #include "formats/ggml_types.h"
 #include "formats/gguf_matrix.h"
+#include "formats/gguf_menu.h"
 #include "tests/formats/gguf_testing.h"
 
 namespace cvxq {
@@ -146,6 +147,21 @@ TEST_F(GgufExportTest, RefusesABiasThatIsNotRead) {
   ASSERT_TRUE(writer->Finish().ok());
   ExpectError(GgufExport::Make(other.path()).status(), absl::StatusCode::kUnimplemented,
               "model.layers.1.mlp.down_proj.bias\" is a bias that llama.cpp does not read");
+}
+
+// Where llama.cpp would not multiply by it, no scale is written.
+TEST(GgufMenuTest, OffersNoScaleThatIsNotRead) {
+  const GgufMenu menu = GgufMenu::Make({.menu = {"nvfp4", "q4_k"}}).value();
+  ExportMatrix matrix{.rows = 8, .columns = 256};
+  menu.Choose(DType::kBF16, /*scaled=*/true, matrix);
+  EXPECT_EQ(matrix.types.size(), 2u);
+  EXPECT_EQ(matrix.fallback, "");
+  menu.Choose(DType::kBF16, /*scaled=*/false, matrix);
+  EXPECT_EQ(Names(matrix), std::vector<std::string>{"q4_k"});
+  EXPECT_EQ(matrix.fallback, "llama.cpp takes no scale of nvfp4 beside this matrix");
+  for (const char* family : {"qwen2", "cohere", "gemma2", "gemma3_text"}) {
+    EXPECT_FALSE(FindGgufArchitecture(family).value()->matrix_scales) << family;
+  }
 }
 
 // Two classes of types, rows of q and k among them, come back to the bit where they belong.
