@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_format.h"
 #include "base/size.h"
+#include "formats/quantized_checkpoint.h"
 #include "pipeline/model_files.h"
 #include "quant/affine_format.h"
 #include "storage/safetensors.h"

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "formats/quantized_checkpoint.h"
+
 namespace cvxq {
 namespace {
 

@@ -5,7 +5,6 @@
 #include <memory>
 #include <string>
 
-#include "formats/quantized_checkpoint.h"
 #include "model/arch_spec.h"
 #include "model/tokenizer.h"
 #include "model/weights.h"
@@ -13,6 +12,8 @@
 #include "storage/checkpoint.h"
 
 namespace cvxq {
+
+class QuantizedCheckpoint;
 
 inline constexpr int kPackedFormatVersion = 1;
 
