@@ -16,10 +16,12 @@ namespace {
 
 constexpr int kTrials = 16;
 
-// Errors of a row in E4M3 on 16 scales. The last bit of a value is 2^-3 of the power of two below
-// it, but no less than 2^-9: adding 1.5 * 2^23 of these leaves no room for a fraction.
-CVXQ_CPU_CLONES void SumErrors(const float* x, const float* weight, int64_t n, bool equal,
-                               const float* inverse, const float* scale, float* errors) {
+// Errors of a row in E4M3 on 16 scales, in units of 1 / unit. The last bit of a value is 2^-3 of
+// the power of two below it, but no less than 2^-9: adding 1.5 * 2^23 of these leaves no room for a
+// fraction.
+CVXQ_CPU_CLONES void SumFp8Errors(const float* x, const float* weight, int64_t n, bool equal,
+                                  float unit, const float* inverse, const float* scale,
+                                  float* errors) {
   float sum[kTrials] = {};
   for (int64_t c = 0; c < n; ++c) {
     const float size = std::fabs(x[c]), w = equal ? 1.0f : weight[c];
@@ -30,7 +32,7 @@ CVXQ_CPU_CLONES void SumErrors(const float* x, const float* weight, int64_t n, b
       const float power = std::bit_cast<float>(std::bit_cast<uint32_t>(normal) & 0x7f800000u);
       const float rounder = power * 0x1.8p20f;
       value = (value + rounder) - rounder;
-      const float error = (size - value * scale[t]) * inverse[0];
+      const float error = (size - value * scale[t]) * unit;
       sum[t] += w * (error * error);
     }
   }
@@ -39,22 +41,25 @@ CVXQ_CPU_CLONES void SumErrors(const float* x, const float* weight, int64_t n, b
 
 // Scales from that which maps the largest to 448 up to twice it, and a little below.
 uint16_t FitRow(const float* x, const float* weight, int64_t n, DType dtype) {
-  constexpr int kBelow = 2;
+  constexpr int kBelow = 3, kRounds = 2, kAll = kRounds * kTrials;
   float largest = 0, heaviest = 0;
   for (int64_t c = 0; c < n; ++c) {
     largest = std::max(largest, std::fabs(x[c]));
     heaviest = std::max(heaviest, weight[c]);
   }
-  std::array<uint16_t, kTrials> bits;
-  float inverse[kTrials], scale[kTrials], errors[kTrials];
-  for (int t = 0; t < kTrials; ++t) {
-    const float octave = static_cast<float>(t - kBelow) / (kTrials - kBelow);
+  std::array<uint16_t, kAll> bits;
+  float inverse[kAll], scale[kAll], errors[kAll];
+  for (int t = 0; t < kAll; ++t) {
+    const float octave = static_cast<float>(t - kBelow) / (kAll - kBelow);
     bits[t] = NearestScale(largest / kE4M3Most * std::exp2(octave), dtype);
     scale[t] = ScaleValue(bits[t], dtype);
     inverse[t] = 1 / scale[t];
   }
-  SumErrors(x, weight, n, heaviest == 0, inverse, scale, errors);
-  return bits[std::min_element(errors, errors + kTrials) - errors];
+  for (int first = 0; first < kAll; first += kTrials) {
+    SumFp8Errors(x, weight, n, heaviest == 0, inverse[0], inverse + first, scale + first,
+                 errors + first);
+  }
+  return bits[std::min_element(errors, errors + kAll) - errors];
 }
 
 }  // namespace

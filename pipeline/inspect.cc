@@ -12,6 +12,7 @@
 #include "base/size.h"
 #include "formats/ggml_types.h"
 #include "formats/gguf_model.h"
+#include "formats/quantized_checkpoint.h"
 #include "pipeline/model_files.h"
 #include "quant/affine_format.h"
 #include "storage/safetensors.h"

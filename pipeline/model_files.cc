@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "formats/gguf_model.h"
+#include "formats/quantized_checkpoint.h"
 
 namespace cvxq {
 namespace {

@@ -5,7 +5,6 @@
 #include <memory>
 #include <string>
 
-#include "formats/quantized_checkpoint.h"
 #include "model/arch_spec.h"
 #include "model/tokenizer.h"
 #include "model/weights.h"
@@ -15,6 +14,7 @@
 namespace cvxq {
 
 class GgufModel;
+class QuantizedCheckpoint;
 
 inline constexpr int kPackedFormatVersion = 1;
 

@@ -85,6 +85,7 @@ FILES = {
         "weights": {"num_bits": 4, "strategy": "group"}}}),
     "group_size_2_to_62": weights(group_size=2**62),
     "group_size_negative": weights(group_size=-7),
+    "expression_too_deep": targets("re:" + "(" * 1000 + "a" + ")" * 1000),
     "expression_open": targets("re:(model"),
     "expression_too_long": targets("re:" + "a?" * 35000),
     "gptq_without_bits": {"quant_method": "gptq"},
@@ -94,7 +95,7 @@ FILES = {
     "awq_without_group": {"quant_method": "awq", "bits": 4},
     # Right, but slow to match for an engine without limits.
     "ok_slow_expression": targets("re:(a+)+(a+)+(a+)+b", "re:model.*(a|aa)+$", "Linear"),
-    "ok_deep_expression": targets("re:" + "(" * 100 + "a" + ")" * 100, "Linear"),
+    "ok_deep_expression": targets("re:" + "(" * 50 + "a" + ")" * 50, "Linear"),
 }
 
 
