@@ -15,6 +15,8 @@
 
 #include "base/random.h"
 #include "base/thread_pool.h"
+#include "formats/ggml_types.h"
+#include "formats/grid_coder.h"
 #include "quant/codec.h"
 #include "quant/entropy.h"
 
@@ -111,6 +113,14 @@ void Run(const Options& options) {
          Seconds(options.repeats, [&] { entropy(two); }));
   report("lloyd", Seconds(options.repeats, [&] { lloyd({}); }),
          Seconds(options.repeats, [&] { lloyd(members); }));
+  for (const char* name : {"q4_k", "iq4_nl"}) {
+    const auto grid = [&](const std::vector<RowBlock>& blocks) {
+      CodeOnGrids({.w = w.data(), .rows = m, .columns = n, .inputs = &inputs, .blocks = blocks},
+                  *FindGgmlType(name), pool, /*refits=*/0);
+    };
+    report(name, Seconds(options.repeats, [&] { grid({}); }),
+           Seconds(options.repeats, [&] { grid(two); }));
+  }
 }
 
 }  // namespace

@@ -38,6 +38,7 @@ class Command {
 std::unique_ptr<Command> MakeQuantizeCommand(CLI::App& app);
 std::unique_ptr<Command> MakeEvalCommand(CLI::App& app);
 std::unique_ptr<Command> MakeGenerateCommand(CLI::App& app);
+std::unique_ptr<Command> MakeExportCommand(CLI::App& app);
 std::unique_ptr<Command> MakeInspectCommand(CLI::App& app);
 std::unique_ptr<Command> MakeCoordinatorCommand(CLI::App& app);
 std::unique_ptr<Command> MakeWorkerCommand(CLI::App& app);

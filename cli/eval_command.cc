@@ -12,7 +12,7 @@ class EvalCommand : public Command {
     CLI::App* command =
         Declare(app, "eval", "Measure perplexity, and KL divergence from a reference model",
                 "cvxq eval llama-3bit --reference models/llama --text test.txt --seq-len 2048");
-    command->add_option("MODEL", options_.model, "Model, dense or packed: folder or s3://BUCKET/PREFIX")->required();
+    command->add_option("MODEL", options_.model, "Model, dense or packed: folder, s3://BUCKET/PREFIX or a .gguf file")->required();
     command->add_option("--text", options_.texts, "Held-out text; repeatable")->required();
     command->add_option("--reference", options_.reference, "The original model, for KL divergence");
     command->add_option("--seq-len", options_.seq_len, "Tokens of a block")->capture_default_str();

@@ -11,7 +11,7 @@ class GenerateCommand : public Command {
   explicit GenerateCommand(CLI::App& app) {
     CLI::App* command = Declare(app, "generate", "Write text with a model, dense or packed",
                                 "cvxq generate llama-3bit -p \"In the beginning\" -n 64");
-    command->add_option("MODEL", options_.model, "Model: folder or s3://BUCKET/PREFIX")->required();
+    command->add_option("MODEL", options_.model, "Model: folder, s3://BUCKET/PREFIX or a .gguf file")->required();
     command->add_option("-p,--prompt", options_.prompt, "Text to continue")->required();
     command->add_option("-n,--tokens", options_.tokens, "At most so many new tokens")
         ->capture_default_str();

@@ -12,7 +12,7 @@ class InspectCommand : public Command {
     CLI::App* command =
         Declare(app, "inspect", "Show what a model holds and how its bits are spent",
                 "cvxq inspect llama-3bit");
-    command->add_option("MODEL", model_, "Model, dense or packed: folder or s3://BUCKET/PREFIX")->required();
+    command->add_option("MODEL", model_, "Model, dense or packed: folder, s3://BUCKET/PREFIX or a .gguf file")->required();
   }
 
   Status Run() override {

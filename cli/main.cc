@@ -67,6 +67,7 @@ int Main(int argc, char** argv) {
   commands.push_back(MakeEvalCommand(app));
   commands.push_back(MakeGenerateCommand(app));
   commands.push_back(MakeInspectCommand(app));
+  commands.push_back(MakeExportCommand(app));
   commands.push_back(MakeCoordinatorCommand(app));
   commands.push_back(MakeWorkerCommand(app));
   commands.push_back(MakeSubmitCommand(app));

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "model/block.h"
+#include "model/rope_config.h"
 
 namespace cvxq {
 namespace {
@@ -19,14 +20,14 @@ double Llama3Frequency(const RopeSpec& rope, double frequency) {
   return (1 - smooth) * frequency / rope.factor + smooth * frequency;
 }
 
-double Frequency(const RopeSpec& rope, int64_t pair, int64_t head_dim) {
+}  // namespace
+
+double RopeFrequency(const RopeSpec& rope, int64_t pair, int64_t head_dim) {
   const double frequency = std::pow(rope.theta, -2.0 * pair / head_dim);
   if (rope.scaling == "linear") return frequency / rope.factor;
   if (rope.scaling == "llama3") return Llama3Frequency(rope, frequency);
   return frequency;
 }
-
-}  // namespace
 
 RopeTables MakeRopeTables(const RopeSpec& rope, int64_t head_dim, int64_t positions,
                           Backend& backend) {
@@ -34,7 +35,7 @@ RopeTables MakeRopeTables(const RopeSpec& rope, int64_t head_dim, int64_t positi
   const int64_t pairs = head_dim / 2;
   std::vector<float> cosine(positions * pairs), sine(positions * pairs);
   for (int64_t i = 0; i < pairs; ++i) {
-    const double frequency = Frequency(rope, i, head_dim);
+    const double frequency = RopeFrequency(rope, i, head_dim);
     for (int64_t p = 0; p < positions; ++p) {
       cosine[p * pairs + i] = static_cast<float>(std::cos(p * frequency));
       sine[p * pairs + i] = static_cast<float>(std::sin(p * frequency));

@@ -18,6 +18,9 @@ struct RopePair {
 RopePair ReadRope(ConfigReader& read, RopeKind kind, double theta, double local_theta,
                   int64_t max_positions);
 
+// Radians that channels `pair` and its partner turn per position, with the scaling.
+double RopeFrequency(const RopeSpec& rope, int64_t pair, int64_t head_dim);
+
 }  // namespace cvxq
 
 #endif  // CVXQ_MODEL_ROPE_CONFIG_H_

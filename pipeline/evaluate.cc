@@ -108,7 +108,7 @@ StatusOr<EvaluateReport> Evaluate(const EvaluateOptions& options, Progress& prog
   if (options.seq_len < 2) return absl::InvalidArgumentError("--seq-len must be at least 2");
   CVXQ_ASSIGN_OR_RETURN(const ModelFiles files, OpenModel(options.model, options.threads));
   CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<const Tokenizer> tokenizer,
-                        Tokenizer::Load(files.checkpoint->files()));
+                        files.LoadTokenizer());
   const std::unique_ptr<Backend> backend =
       MakeCpuBackend(options.threads > 0 ? options.threads : AvailableProcessors());
   const ModelOptions memory{.compute = options.bf16 ? DType::kBF16 : DType::kF32,
@@ -173,6 +173,24 @@ StatusOr<EvaluateReport> Evaluate(const EvaluateOptions& options, Progress& prog
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   report.tokens_per_second = tokens / report.seconds;
   return report;
+}
+
+StatusOr<double> MeanDivergence(Model& model, Model& reference, std::span<const int32_t> ids,
+                                int64_t seq_len, Progress::Phase& progress) {
+  const EvaluationSet set{.blocks = static_cast<int64_t>(ids.size()) / seq_len,
+                          .seq_len = seq_len,
+                          .ids = {ids.begin(), ids.end()}};
+  Evaluator evaluator(model, &reference);
+  Sums sums;
+  for (int64_t first = 0; first < set.blocks; first += WaveSequences(seq_len)) {
+    CVXQ_RETURN_IF_ERROR(CheckInterrupted());
+    const int64_t count = std::min(WaveSequences(seq_len), set.blocks - first);
+    CVXQ_RETURN_IF_ERROR(evaluator.RunWave(set, first, count, sums));
+    progress.Advance(count);
+  }
+  double sum = 0;
+  for (const float value : evaluator.kl()) sum += value;
+  return sums.tokens > 0 ? sum / static_cast<double>(sums.tokens) : 0.0;
 }
 
 nlohmann::ordered_json EvaluateReport::ToJson() const {

@@ -4,11 +4,13 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "base/progress.h"
 #include "base/status.h"
+#include "model/model.h"
 #include "nlohmann/json.hpp"
 
 namespace cvxq {
@@ -45,6 +47,11 @@ struct EvaluateReport {
 // Texts are cut in blocks as EvaluationBlocks says; in each block every token but the first is
 // predicted from those before it. KL(reference || model) is in nats a token.
 StatusOr<EvaluateReport> Evaluate(const EvaluateOptions& options, Progress& progress);
+
+// Mean KL(reference || model), nats a token, over sequences of ids [sequences, seq_len]. Both
+// models are on one backend and of one vocabulary.
+StatusOr<double> MeanDivergence(Model& model, Model& reference, std::span<const int32_t> ids,
+                                int64_t seq_len, Progress::Phase& progress);
 
 }  // namespace cvxq
 

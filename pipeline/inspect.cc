@@ -10,6 +10,9 @@
 
 #include "absl/strings/str_format.h"
 #include "base/size.h"
+#include "formats/ggml_types.h"
+#include "formats/gguf_model.h"
+#include "formats/quantized_checkpoint.h"
 #include "pipeline/model_files.h"
 #include "quant/affine_format.h"
 #include "storage/safetensors.h"
@@ -184,6 +187,46 @@ std::string FormText(LinearForm form, const std::vector<InspectLinear>& linears)
   return form == LinearForm::kPacked ? text + DepthHistogram(linears) : text;
 }
 
+// Of a GGUF file: its commonest type, the bits of its linears, its size.
+void AddGguf(const GgufModel& model, InspectReport& report) {
+  std::map<std::string, int64_t> types;
+  int64_t linear_bytes = 0;
+  for (const auto& [name, tensor] : model.file().tensors()) {
+    const GgmlType* type = FindGgmlType(static_cast<int>(tensor.type));
+    types[type->name()] += static_cast<int64_t>(tensor.bytes.size());
+    if (name.starts_with("blk.") && tensor.shape.rank() == 2) {
+      linear_bytes += static_cast<int64_t>(tensor.bytes.size());
+    }
+  }
+  int64_t most = -1;
+  for (const auto& [type, bytes] : types) {
+    if (bytes > most) report.dtype = type;
+    most = std::max(most, bytes);
+  }
+  report.quantization_config = {{"quant_method", "gguf"}, {"bytes_by_type", types}};
+  report.file_bytes = model.file().file_bytes();
+  report.file_bits =
+      8.0 * static_cast<double>(report.file_bytes) / static_cast<double>(report.parameters);
+  report.bits_per_weight = report.nominal_bits_per_weight =
+      8.0 * static_cast<double>(linear_bytes) / static_cast<double>(report.quantized_parameters);
+}
+
+// Of a checkpoint in another tool's format: the bits of its linears, and how many are stored how.
+void AddQuantized(const ModelFiles& files, InspectReport& report) {
+  double bits = 0, weights = 0;
+  std::map<std::string, int64_t> schemes;
+  for (const auto& [name, matrix] : files.quantized->linears()) {
+    for (const std::string& tensor : matrix.tensors(*files.checkpoint)) {
+      bits += 8.0 * static_cast<double>(files.checkpoint->Find(tensor)->bytes());
+    }
+    weights += static_cast<double>(matrix.rows * matrix.columns);
+    ++schemes[SchemeName(matrix.scheme)];
+  }
+  report.quantization_config = files.checkpoint->config()["quantization_config"];
+  report.linears_by_scheme = std::move(schemes);
+  report.bits_per_weight = report.nominal_bits_per_weight = weights > 0 ? bits / weights : 0;
+}
+
 }  // namespace
 
 StatusOr<InspectReport> Inspect(const std::string& model) {
@@ -197,11 +240,16 @@ StatusOr<InspectReport> Inspect(const std::string& model) {
   report.max_positions = files.spec.max_positions;
   report.parameters = files.parameters();
   report.quantized_parameters = files.spec.quantized_parameters();
+  if (files.gguf != nullptr) {
+    AddGguf(*files.gguf, report);
+    return report;
+  }
   std::map<std::string, int64_t> dtypes;
   int64_t code_bytes = 0, model_bytes = 0;
   for (const std::string& name : files.checkpoint->names()) {
     const TensorInfo& tensor = *files.checkpoint->Find(name);
     if (files.packed && IsQuantizedTensor(name)) continue;
+    if (files.quantized != nullptr && files.quantized->Owns(name)) continue;
     dtypes[std::string(Name(tensor.dtype))] += tensor.bytes();
   }
   for (int64_t block = 0; files.packed && block < files.spec.layers; ++block) {
@@ -229,7 +277,9 @@ StatusOr<InspectReport> Inspect(const std::string& model) {
   }
   report.file_bits =
       8.0 * static_cast<double>(model_bytes) / static_cast<double>(report.parameters);
-  if (files.packed) {
+  if (files.quantized != nullptr) {
+    AddQuantized(files, report);
+  } else if (files.packed) {
     const double weights = static_cast<double>(report.quantized_parameters);
     report.quantization_config = files.checkpoint->config()["quantization_config"];
     report.bits_per_weight = 8.0 * static_cast<double>(PackedBytes(files)) / weights;
@@ -252,6 +302,7 @@ nlohmann::ordered_json InspectReport::ToJson() const {
   json["bits_per_weight"] = bits_per_weight;
   json["nominal_bits_per_weight"] = nominal_bits_per_weight;
   json["quantization_config"] = quantization_config;
+  if (!linears_by_scheme.empty()) json["linears_by_scheme"] = linears_by_scheme;
   json["linears"] = nlohmann::ordered_json::array();
   for (const InspectLinear& linear : linears) {
     nlohmann::ordered_json entry = {{"name", linear.name},
@@ -281,6 +332,23 @@ std::string InspectReport::ToText() const {
       Grouped(parameters), Grouped(quantized_parameters), FormatBytes(file_bytes), file_bits);
   if (!revision.empty()) absl::StrAppend(&text, "  revision ", revision, "\n");
   if (!packed) return text + absl::StrFormat("  not quantised, %s\n", dtype);
+  if (quantization_config.contains("bytes_by_type")) {
+    absl::StrAppendFormat(&text, "  GGUF: %.4f bits a weight in the linears of blocks\n",
+                          bits_per_weight);
+    for (const auto& [type, bytes] : quantization_config["bytes_by_type"].items()) {
+      absl::StrAppendFormat(&text, "  %-8s %s\n", type, FormatBytes(bytes.get<int64_t>()));
+    }
+    return text;
+  }
+  if (!linears_by_scheme.empty()) {
+    absl::StrAppendFormat(&text, "  %s: %.4f bits a weight in %s\n",
+                          quantization_config["quant_method"].get<std::string>(), bits_per_weight,
+                          "the quantised linears");
+    for (const auto& [scheme, count] : linears_by_scheme) {
+      absl::StrAppendFormat(&text, "  %-16s %d linears\n", scheme, count);
+    }
+    return text;
+  }
   const auto found = quantization_config.find("codec");
   const std::string codec = found != quantization_config.end() && found->is_string()
                                 ? found->get<std::string>()

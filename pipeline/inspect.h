@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,7 @@ struct InspectReport {
   int64_t parameters = 0, quantized_parameters = 0, file_bytes = 0;
   double bits_per_weight = 0, nominal_bits_per_weight = 0, file_bits = 0;
   std::vector<InspectLinear> linears;
+  std::map<std::string, int64_t> linears_by_scheme;  // of another tool's format: how many
 
   nlohmann::ordered_json ToJson() const;
   std::string ToText() const;  // tables and a histogram, for people

@@ -2,6 +2,9 @@
 
 #include <utility>
 
+#include "formats/gguf_model.h"
+#include "formats/quantized_checkpoint.h"
+
 namespace cvxq {
 namespace {
 
@@ -11,9 +14,19 @@ std::string StringField(const nlohmann::json& object, const char* name) {
   return object[name].get<std::string>();
 }
 
+StatusOr<ModelFiles> OpenGguf(const std::string& path) {
+  ModelFiles files{.folder = path, .packed = true};
+  CVXQ_ASSIGN_OR_RETURN(files.gguf, GgufModel::Open(path));
+  files.spec = files.gguf->spec();
+  files.weights = std::make_unique<GgufWeights>(files.gguf);
+  return files;
+}
+
 }  // namespace
 
 int64_t ModelFiles::parameters() const {
+  if (gguf != nullptr) return gguf->parameters();
+  if (quantized != nullptr) return quantized->parameters();
   int64_t sum = 0;
   for (const std::string& name : checkpoint->names()) {
     if (!packed || !IsQuantizedTensor(name)) sum += checkpoint->Find(name)->shape.elements();
@@ -26,8 +39,16 @@ int64_t ModelFiles::parameters() const {
   return sum;
 }
 
+StatusOr<std::unique_ptr<const Tokenizer>> ModelFiles::LoadTokenizer() const {
+  return gguf != nullptr ? gguf->LoadTokenizer() : Tokenizer::Load(checkpoint->files());
+}
+
 StatusOr<ModelFiles> OpenModel(const std::string& address, int threads,
                                const std::string& scratch) {
+  if (!IsBucketAddress(address)) {
+    CVXQ_ASSIGN_OR_RETURN(const std::string gguf, FindGguf(address));
+    if (!gguf.empty()) return OpenGguf(gguf);
+  }
   ModelFiles files;
   CVXQ_ASSIGN_OR_RETURN(std::shared_ptr<const Folder> opened, Folder::Open(address, scratch));
   CVXQ_ASSIGN_OR_RETURN(files.checkpoint, Checkpoint::Open(std::move(opened)));
@@ -37,13 +58,14 @@ StatusOr<ModelFiles> OpenModel(const std::string& address, int threads,
   const auto quantization = config.find("quantization_config");
   if (quantization == config.end()) {
     files.weights = std::make_unique<DenseWeights>(files.checkpoint);
+  } else if (StringField(*quantization, "quant_method") != "cvxq") {
+    CVXQ_ASSIGN_OR_RETURN(
+        std::unique_ptr<QuantizedCheckpoint> weights,
+        QuantizedCheckpoint::Open(files.checkpoint, threads > 0 ? threads : AvailableProcessors()));
+    files.quantized = weights.get();
+    files.packed = true;
+    files.weights = std::move(weights);
   } else {
-    const std::string method = StringField(*quantization, "quant_method");
-    if (method != "cvxq") {
-      return absl::UnimplementedError(absl::StrCat(
-          folder, ": the model is already quantised (", method.empty() ? "unknown method" : method,
-          "); cvxq reads its own packed format and dense F32, F16 and BF16 checkpoints"));
-    }
     const auto version = quantization->find("format_version");
     if (version == quantization->end() || *version != kPackedFormatVersion) {
       return absl::UnimplementedError(absl::StrCat(

@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "nlohmann/json.hpp"
+#include "pipeline/export.h"
 #include "storage/files.h"
 #include "storage/folder.h"
 
@@ -12,8 +13,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Whether config.json says that this program wrote the folder.
-bool IsPackedModel(const std::string& folder) {
+// Whether this program wrote the folder: an export's report is there, or config.json says so.
+bool IsOurs(const std::string& folder) {
+  std::error_code error;
+  if (fs::exists(folder + "/" + kExportReportName, error)) return true;
   const StatusOr<std::string> text = ReadFile(folder + "/config.json");
   if (!text.ok()) return false;
   const auto config = nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);
@@ -50,7 +53,7 @@ Status CheckOutput(const std::string& model, const std::string& output, bool ove
                      "the model's own folder ", model, "; choose another name"));
   }
   if (!overwrite || !fs::is_directory(output, error) || fs::is_empty(output, error) ||
-      IsPackedModel(output)) {
+      IsOurs(output)) {
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError(

@@ -1,20 +1,15 @@
 #include "pipeline/packed_writer.h"
 
-#include <algorithm>
 #include <set>
 
 #include "pipeline/model_files.h"
+#include "storage/companion_files.h"
 #include "storage/files.h"
 
 namespace cvxq {
 namespace {
 
 constexpr std::string_view kWeightsFile = "model.safetensors";
-constexpr std::array<std::string_view, 9> kCopiedFiles = {
-    "tokenizer.json",     "tokenizer_config.json",   "tokenizer.model",   "vocab.json",
-    "merges.txt",         "special_tokens_map.json", "added_tokens.json", "generation_config.json",
-    "chat_template.jinja"};
-
 std::span<const std::byte> Bytes(const auto& values) { return std::as_bytes(std::span(values)); }
 
 std::vector<uint16_t> Halves(const std::vector<float>& values) {
@@ -50,12 +45,7 @@ StatusOr<std::unique_ptr<PackedWriter>> PackedWriter::Make(const Checkpoint& che
     writer->checksums_[name] = ChecksumValue({tensor.data, static_cast<size_t>(tensor.bytes())});
     checkpoint.Release(name);
   }
-  CVXQ_ASSIGN_OR_RETURN(const std::vector<Folder::File> files, checkpoint.files().List());
-  for (const Folder::File& file : files) {
-    if (std::find(kCopiedFiles.begin(), kCopiedFiles.end(), file.name) != kCopiedFiles.end()) {
-      writer->other_files_[file.name] = file.size;
-    }
-  }
+  CVXQ_ASSIGN_OR_RETURN(writer->other_files_, CompanionFiles(checkpoint.files()));
   return writer;
 }
 
@@ -152,11 +142,7 @@ Status PackedWriter::Write(const std::string& folder) const {
   }
   CVXQ_RETURN_IF_ERROR(writer->Finish());
   CVXQ_RETURN_IF_ERROR(WriteFile(folder + "/config.json", config_));
-  for (const auto& [name, size] : other_files_) {
-    CVXQ_ASSIGN_OR_RETURN(const std::string contents, checkpoint_.files().Read(name));
-    CVXQ_RETURN_IF_ERROR(WriteFile(folder + "/" + name, contents));
-  }
-  return absl::OkStatus();
+  return CopyFiles(checkpoint_.files(), other_files_, folder);
 }
 
 }  // namespace cvxq

@@ -1,18 +1,13 @@
 #include "storage/safetensors.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <cstring>
 #include <string_view>
 #include <utility>
 
 #include "storage/errors.h"
+#include "storage/mapped_file.h"
 #include "storage/object_map.h"
 #include "storage/safetensors_header.h"
 
@@ -28,10 +23,10 @@ struct OtherType {
 
 // Types of the format that DType lacks. Their tensors are checked like the others.
 constexpr std::array kOtherTypes = {
-    OtherType{"F4", 4},          OtherType{"F6_E2M3", 6},     OtherType{"F6_E3M2", 6},
-    OtherType{"F8_E5M2", 8},     OtherType{"F8_E4M3", 8},     OtherType{"F8_E8M0", 8},
-    OtherType{"F8_E4M3FNUZ", 8}, OtherType{"F8_E5M2FNUZ", 8}, OtherType{"I16", 16},
-    OtherType{"U64", 64},        OtherType{"C64", 64},
+    OtherType{"F4", 4},          OtherType{"F6_E2M3", 6}, OtherType{"F6_E3M2", 6},
+    OtherType{"F8_E5M2", 8},     OtherType{"F8_E8M0", 8}, OtherType{"F8_E4M3FNUZ", 8},
+    OtherType{"F8_E5M2FNUZ", 8}, OtherType{"I16", 16},    OtherType{"U64", 64},
+    OtherType{"C64", 64},
 };
 
 // Bits of one element of any type of the format, 0 for a type unknown to it.
@@ -117,29 +112,10 @@ Status CheckPlacement(const std::vector<SafetensorsEntry>& entries, int64_t data
 }  // namespace
 
 StatusOr<std::shared_ptr<const SafetensorsFile>> SafetensorsFile::Open(const std::string& path) {
-  struct stat info;
-  // O_NONBLOCK: a pipe must be refused, not waited for.
-  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (descriptor < 0) return ErrnoStatus(errno, "cannot read", path);
-  if (fstat(descriptor, &info) != 0 || !S_ISREG(info.st_mode)) {
-    close(descriptor);
-    return absl::FailedPreconditionError(
-        absl::StrCat("cannot read ", path, ": it is no regular file; name a safetensors file"));
-  }
   std::shared_ptr<SafetensorsFile> file(new SafetensorsFile);
+  CVXQ_ASSIGN_OR_RETURN(file->map_, MappedFile::Open(path, "a safetensors file"));
   file->path_ = path;
-  const size_t size = static_cast<size_t>(info.st_size);
-  if (size > 0) {
-    void* address = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor, 0);
-    const int error = errno;
-    if (address == MAP_FAILED) {
-      close(descriptor);
-      return ErrnoStatus(error, "cannot map", path);
-    }
-    file->bytes_ = {static_cast<const std::byte*>(address), size};
-    file->mapped_ = true;
-  }
-  close(descriptor);
+  file->bytes_ = file->map_->bytes();
   CVXQ_RETURN_IF_ERROR(file->ReadHeader());
   return file;
 }
@@ -164,9 +140,7 @@ StatusOr<std::shared_ptr<const SafetensorsFile>> SafetensorsFile::Open(
   return file;
 }
 
-SafetensorsFile::~SafetensorsFile() {
-  if (mapped_) munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
-}
+SafetensorsFile::~SafetensorsFile() = default;
 
 Status SafetensorsFile::Need(int64_t offset, int64_t size) {
   if (object_ == nullptr) return absl::OkStatus();
@@ -253,13 +227,7 @@ void SafetensorsFile::Release(const std::string& name) const {
   if (found == tensors_.end() || found->second.bytes() == 0) return;
   const HostTensor& tensor = found->second;
   if (object_ != nullptr) object_->Release(offsets_.at(name));
-  if (!mapped_) return;
-  // Whole pages, rounded outwards: a neighbour's page that goes too is read again when touched.
-  const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(tensor.data) / page * page;
-  const uintptr_t end =
-      reinterpret_cast<uintptr_t>(tensor.data) + static_cast<uintptr_t>(tensor.bytes());
-  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  if (map_ != nullptr) map_->Release({tensor.data, static_cast<size_t>(tensor.bytes())});
 }
 
 }  // namespace cvxq

@@ -25,6 +25,7 @@
 namespace cvxq {
 
 class AtomicFile;
+class MappedFile;
 class ObjectMap;
 
 // A memory-mapped file. Immutable and safe to read from any thread; the views it gives are valid
@@ -47,7 +48,7 @@ class SafetensorsFile {
   // One of tensors() with its data; for an object they are read if they are not here, as
   // ObjectMap::Load, and stay for as long as the result's `hold` lives.
   StatusOr<HostTensor> Load(const std::string& name) const;
-  // Tensors of a type that DType lacks, by name with the type's name ("F8_E4M3"). They are checked
+  // Tensors of a type that DType lacks, by name with the type's name ("F8_E5M2"). They are checked
   // like the others but cannot be read.
   const std::map<std::string, std::string>& unsupported() const { return unsupported_; }
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
@@ -62,7 +63,7 @@ class SafetensorsFile {
 
   std::string path_;
   std::span<const std::byte> bytes_;
-  bool mapped_ = false;
+  std::unique_ptr<const MappedFile> map_;
   std::shared_ptr<ObjectMap> object_;
   std::vector<std::shared_ptr<const void>> header_holds_;
   std::map<std::string, int64_t> offsets_;  // of tensors in the object

@@ -16,7 +16,7 @@ constexpr std::array kRows = {
     Row{DType::kF32, "F32", 4}, Row{DType::kF16, "F16", 2},   Row{DType::kBF16, "BF16", 2},
     Row{DType::kI8, "I8", 1},   Row{DType::kU8, "U8", 1},     Row{DType::kI32, "I32", 4},
     Row{DType::kI64, "I64", 8}, Row{DType::kU16, "U16", 2},   Row{DType::kU32, "U32", 4},
-    Row{DType::kF64, "F64", 8}, Row{DType::kBool, "BOOL", 1},
+    Row{DType::kF64, "F64", 8}, Row{DType::kBool, "BOOL", 1}, Row{DType::kF8E4M3, "F8_E4M3", 1},
 };
 
 }  // namespace

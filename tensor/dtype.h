@@ -10,7 +10,20 @@
 
 namespace cvxq {
 
-enum class DType : uint8_t { kF32, kF16, kBF16, kI8, kU8, kI32, kI64, kU16, kU32, kF64, kBool };
+enum class DType : uint8_t {
+  kF32,
+  kF16,
+  kBF16,
+  kI8,
+  kU8,
+  kI32,
+  kI64,
+  kU16,
+  kU32,
+  kF64,
+  kBool,
+  kF8E4M3
+};
 
 // Bytes of one element.
 int64_t ByteSize(DType dtype);

@@ -160,9 +160,9 @@ class Report:
 
     def write(self, original, dequantized, weight_bytes):
         """`original`: all tensors; `dequantized`: name to F32 matrix of every quantised linear."""
-        missing = set(linears_of(original)) ^ set(dequantized)
+        missing = set(linears_of(original)) - set(dequantized)
         if missing:
-            raise SystemExit(f"not quantised, or not known: {sorted(missing)}")
+            raise SystemExit(f"not quantised: {sorted(missing)}")
         folder = self._output / "dequantized"
         folder.mkdir()
         tensors = {}

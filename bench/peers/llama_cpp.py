@@ -40,7 +40,7 @@ def importance(model, ids):
         return hook
 
     for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear) and ".layers." in name:
+        if isinstance(module, torch.nn.Linear):
             handles.append(module.register_forward_pre_hook(watch(name)))
     with torch.no_grad():
         for row in torch.from_numpy(ids):
@@ -51,18 +51,19 @@ def importance(model, ids):
 
 
 def quantized(ggml, values, kind, mean_squares):
-    """(what the stored blocks stand for, their bytes) of one F32 matrix."""
+    """(what the stored blocks stand for, their bytes) of one F32 matrix; mean_squares may be None."""
     rows, columns = values.shape
     block, block_bytes = GGML_QUANT_SIZES[kind]
     padding = -columns % block
     values = np.ascontiguousarray(np.pad(values, ((0, 0), (0, padding))))
-    mean_squares = np.ascontiguousarray(np.pad(mean_squares, (0, padding)))
+    if mean_squares is not None:
+        mean_squares = np.ascontiguousarray(np.pad(mean_squares, (0, padding)))
     out = np.zeros((rows, values.shape[1] // block * block_bytes), dtype=np.uint8)
     pointer = ctypes.c_void_p
     written = ggml.ggml_quantize_chunk(
         ctypes.c_int(kind.value), values.ctypes.data_as(pointer), out.ctypes.data_as(pointer),
         ctypes.c_int64(0), ctypes.c_int64(rows), ctypes.c_int64(values.shape[1]),
-        mean_squares.ctypes.data_as(pointer))
+        None if mean_squares is None else mean_squares.ctypes.data_as(pointer))
     if written != out.size:
         raise SystemExit(f"llama.cpp wrote {written} bytes of {out.size}")
     return dequantize(out, kind)[:, :columns], out.size
@@ -72,13 +73,19 @@ def main():
     parser = common.parser(__doc__)
     parser.add_argument("--type", required=True, metavar="TYPE", help="such as Q4_K or IQ2_XS")
     parser.add_argument("--pad", action="store_true")
+    parser.add_argument("--tables", action="store_true",
+                        help="the token table (without importance) and the head as well")
+    parser.add_argument("--imatrix", type=pathlib.Path, metavar="NPZ",
+                        help="where the importance matrix is kept from one run to the next")
     arguments = parser.parse_args()
 
     original = common.read_checkpoint(arguments.model)
     ids = common.calibration_ids(arguments.model, arguments.calib, arguments.samples,
                                  arguments.seq_len)
     chosen = {}
-    for name in common.linears_of(original):
+    names = common.linears_of(original)
+    tables = [name for name in original if original[name].ndim == 2 and name not in names]
+    for name in names + (tables if arguments.tables else []):
         kind = GGMLQuantizationType[arguments.type]
         if original[name].shape[1] % GGML_QUANT_SIZES[kind][0] and not arguments.pad:
             kind = GGMLQuantizationType[FALLBACK.get(arguments.type, "IQ4_NL")]
@@ -86,14 +93,19 @@ def main():
     report = common.Report(arguments, "llama.cpp", "xllamacpp",
                            {"type": arguments.type, "imatrix": True, "padded": arguments.pad,
                             "matrices_by_type": common.counts(k.name for k in chosen.values())})
-    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32)
-    columns = importance(model, ids)
+    if arguments.imatrix and arguments.imatrix.exists():
+        columns = dict(np.load(arguments.imatrix))
+    else:
+        model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32)
+        columns = importance(model, ids)
+        if arguments.imatrix:
+            np.savez(arguments.imatrix, **columns)
     ggml = library()
     dequantized, total = {}, 0
     for name, kind in chosen.items():
-        module = next(m for m in columns if name.endswith(m + ".weight") or
-                      m.endswith(name.removesuffix(".weight")))
-        dequantized[name], size = quantized(ggml, original[name], kind, columns[module])
+        module = next((m for m in columns if name.endswith(m + ".weight") or
+                       m.endswith(name.removesuffix(".weight"))), None)
+        dequantized[name], size = quantized(ggml, original[name], kind, columns.get(module))
         total += size
     report.quantized()
     report.write(original, dequantized, total)

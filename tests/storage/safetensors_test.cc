@@ -46,14 +46,14 @@ TEST(SafetensorsFile, AcceptsAFileWithoutTensors) {
 
 TEST(SafetensorsFile, SetsOtherTypesAside) {
   const std::string bytes =
-      Safetensors(R"({"x":{"dtype":"F8_E4M3","shape":[4],"data_offsets":[0,4]},)"
+      Safetensors(R"({"x":{"dtype":"F8_E5M2","shape":[4],"data_offsets":[0,4]},)"
                   R"("y":{"dtype":"F4","shape":[2,2],"data_offsets":[4,6]},)"
                   R"("z":{"dtype":"U8","shape":[1],"data_offsets":[6,7]}})",
                   7);
   const auto file = ParseText(bytes);
   ASSERT_TRUE(file.ok()) << file.status();
   EXPECT_EQ((*file)->Find("x"), nullptr);
-  EXPECT_EQ((*file)->unsupported().at("x"), "F8_E4M3");
+  EXPECT_EQ((*file)->unsupported().at("x"), "F8_E5M2");
   EXPECT_EQ((*file)->unsupported().at("y"), "F4");
   EXPECT_EQ(static_cast<int>((*file)->Find("z")->data[0]), 7);
 }

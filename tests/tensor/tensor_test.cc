@@ -58,7 +58,7 @@ TEST(ToFloats, ReadsScalarsAndEmptyTensors) {
 TEST(ToFloats, RefusesOtherTypes) {
   const int64_t zero = 0;
   for (const DType dtype : {DType::kI8, DType::kU8, DType::kI32, DType::kI64, DType::kU16,
-                            DType::kU32, DType::kF64, DType::kBool}) {
+                            DType::kU32, DType::kF64, DType::kBool, DType::kF8E4M3}) {
     const auto floats = ToFloats({dtype, {1}, reinterpret_cast<const std::byte*>(&zero)});
     EXPECT_EQ(floats.status().code(), absl::StatusCode::kUnimplemented);
     EXPECT_NE(floats.status().message().find(std::string(Name(dtype))), std::string::npos);

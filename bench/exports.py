@@ -1,0 +1,139 @@
+#!/usr/bin/env python3
+"""How good exported files are, at the sizes of files of one type everywhere.
+
+  bench/exports.py CVXQ --shared DIR [--python PYTHON] [--models llama-8m,...]
+
+For each GGUF type T: the file of T everywhere with codes nearest to the weights (`--uniform T
+--nearest`); the types that `cvxq export` chooses for that file's size; and, with a PYTHON that has
+bench/peers/llama_cpp.txt, llama.cpp's own quantiser with its importance matrix, T everywhere. And
+compressed-tensors: 4 bits, groups of 64, beside llm-compressor's GPTQ where its results are given
+(--gptq KL). Calibration and evaluation are those of bench/quality.py; the KL divergence is measured
+by `cvxq eval` on the exported bytes. Prints Markdown, writes results.json into --output.
+Exit code 1 if a goal is missed.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+
+sys.dont_write_bytecode = True
+import quality  # noqa: E402  (beside this file)
+
+TYPES = ["q2_k", "q3_k", "q4_k", "q5_k", "q6_k"]
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+class Bench:
+    def __init__(self, arguments):
+        self.binary = arguments.cvxq
+        self.python = arguments.python
+        self.output = arguments.output
+        self.output.mkdir(parents=True, exist_ok=True)
+
+    def run(self, *arguments):
+        command = [str(a) for a in (self.binary, *arguments, "--json", "--quiet")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise SystemExit(f"{' '.join(command)}: {done.stderr.strip()}")
+        return json.loads(done.stdout)
+
+    def export(self, subject, *options):
+        folder = self.output / "export"
+        calibration = [a for path in subject.calibration for a in ("--calib", path)]
+        report = self.run("export", subject.folder, "-o", folder, "--overwrite", *options,
+                          *quality.CALIBRATION, *calibration)
+        report["kl_test"] = self.judge(subject, folder)
+        return report
+
+    def judge(self, subject, folder):
+        held_out = [a for path in subject.held_out for a in ("--text", path)]
+        return self.run("eval", folder, "--reference", subject.folder, *quality.EVALUATION,
+                        *held_out)["kl_mean"]
+
+    def llama_cpp(self, subject, kind):
+        folder = self.output / "llama.cpp"
+        command = [str(a) for a in (
+            self.python, HERE / "peers/llama_cpp.py", subject.folder, "--type", kind.upper(),
+            "--tables", "--imatrix", self.output / f"{subject.name}.npz", "--calib", *subject.calibration, "-o", folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise SystemExit(f"{' '.join(command)}: {done.stderr.strip()[-2000:]}")
+        return self.judge(subject, folder / "dequantized")
+
+
+def gguf_rows(bench, subject):
+    for kind in TYPES:
+        nearest = bench.export(subject, "--format", "gguf", "--uniform", kind, "--nearest",
+                               "--check-samples", 0)
+        size = nearest["file_bytes"]
+        chosen = bench.export(subject, "--format", "gguf", "--size", size)
+        row = {"model": subject.name, "type": kind, "size": size, "bytes": chosen["file_bytes"],
+               "nearest": nearest["kl_test"], "cvxq": chosen["kl_test"],
+               "fell_back": chosen["fell_back"], "seconds": chosen["seconds"]["total"]}
+        row["bits"] = nearest["bits_per_weight"]
+        if bench.python:
+            row["llama.cpp"] = bench.llama_cpp(subject, kind)
+        print(row, file=sys.stderr)
+        yield row
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cvxq", type=pathlib.Path)
+    parser.add_argument("--shared", type=pathlib.Path)
+    parser.add_argument("--models", default="kjv-llama-1m,llama-8m")
+    parser.add_argument("--python", type=pathlib.Path, help="with bench/peers/llama_cpp.txt")
+    parser.add_argument("--gptq", type=float, metavar="KL",
+                        help="llm-compressor's GPTQ on the last model: 4 bits, groups of 64")
+    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("build/exports"))
+    arguments = parser.parse_args()
+    bench = Bench(arguments)
+    wanted = arguments.models.split(",")
+    subjects = [s for s in quality.subjects(arguments.shared) if s.name in wanted]
+    rows, missed = [], []
+    for subject in subjects:
+        rows += gguf_rows(bench, subject)
+    print("| model | type | bits | bytes asked | bytes | nearest KL | llama.cpp KL | cvxq KL "
+          "| of nearest | of llama.cpp |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for row in rows:
+        peer = row.get("llama.cpp")
+        ratio_to_peer = "" if peer is None else f"{row['cvxq'] / peer:.2f}"
+        print(f"| {row['model']} | {row['type']} | {row['bits']:.3f} | {row['size']} "
+              f"| {row['bytes']} | {row['nearest']:.3g} | {'' if peer is None else f'{peer:.3g}'} "
+              f"| {row['cvxq']:.3g} | {row['cvxq'] / row['nearest']:.2f} "
+              f"| {ratio_to_peer} |")
+        if row["bytes"] > row["size"]:
+            missed.append(f"{row['model']} {row['type']}: larger than asked")
+        if row["cvxq"] > row["nearest"]:
+            missed.append(f"{row['model']} {row['type']}: worse than one type everywhere")
+    for against in ("nearest", "llama.cpp"):
+        ratios = [row["cvxq"] / row[against] for row in rows if against in row]
+        if not ratios:
+            continue
+        mean = statistics.fmean(ratios)
+        print(f"\nKL against {against}: {mean:.3f} on average, {max(ratios):.3f} at most (goal .5)")
+        if mean > 0.5:
+            missed.append(f"more than half of the KL of {against}")
+    if arguments.gptq:
+        subject = subjects[-1]
+        ours = bench.export(subject, "--format", "compressed-tensors", "--uniform", "int4",
+                            "--group", 64)
+        ratio = ours["kl_test"] / arguments.gptq
+        rows.append({"model": subject.name, "type": "int4, groups of 64", "cvxq": ours["kl_test"],
+                     "llm-compressor": arguments.gptq, "bits": ours["bits_per_weight"]})
+        print(f"\ncompressed-tensors, 4 bits, groups of 64, {ours['bits_per_weight']:.3f} bits: KL "
+              f"{ours['kl_test']:.3g}, {ratio:.3f} of llm-compressor's GPTQ (goal .55)")
+        if ratio > 0.55:
+            missed.append("more than .55 of llm-compressor's GPTQ")
+    (bench.output / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
+    for line in missed:
+        print("MISSED:", line)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

