@@ -160,6 +160,11 @@ Status Stage::Restore(const JobPosition& position) {
   for (int64_t block = place_.blocks.begin; block < place_.blocks.end; ++block) {
     if (place_.owns(block) && !coded.empty() && coded[block] > 0) to_load_[block] = coded[block];
     CVXQ_RETURN_IF_ERROR(RestoreBlock(position, block));
+    if (keeps_) {  // codes beyond the commit: nobody counts on them
+      StatusOr<std::vector<int64_t>> steps = job_.state->CodedSteps(block);
+      keeps_ = steps.ok();
+      if (keeps_) coded_[block] = *std::move(steps);
+    }
     Failpoint("stage-block-restored");
   }
   return position.step >= kGradientStep && job_.needs.gradients ? Plan() : absl::OkStatus();
@@ -179,7 +184,6 @@ Status Stage::RestoreBlock(const JobPosition& position, int64_t block) {
   if (position.step >= kMomentStep && !inputs_.empty()) {
     CVXQ_RETURN_IF_ERROR(LoadMoments(block));
   }
-  CVXQ_ASSIGN_OR_RETURN(coded_[block], job_.state->CodedSteps(block));
   return absl::OkStatus();
 }
 
@@ -224,8 +228,7 @@ bool Stage::LoadCoded(int64_t block, int64_t step, EntropyAnswer& answer) {
 Status Stage::SaveStatistics(int64_t block, BlockPart part) {
   if (saved_.contains({block, part})) return absl::OkStatus();
   const bool of_gradients = part == BlockPart::kGradients;
-  int64_t bytes =
-      of_gradients ? StateBytes(gradients_[block]) : StateBytes(inputs_[block], store_);
+  int64_t bytes = of_gradients ? StateBytes(gradients_[block]) : StateBytes(inputs_[block], store_);
   if (of_gradients && !outputs_.empty()) bytes += StateBytes(outputs_[block], store_);
   CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<ArchiveWriter> writer,
                         job_.state->Write(block, part, {}, bytes));

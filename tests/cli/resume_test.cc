@@ -1,5 +1,6 @@
-// `cvxq quantize`, killed (kill -9) at one place after another and begun again each time: the bytes
-// of a run that nothing happened to, for codecs whose models are not cut into stages, and tuning.
+// `cvxq quantize`, killed (kill -9) at one place after another, in the order in which a job comes
+// by them, and begun again each time: the bytes of a run that nothing happened to, for codecs whose
+// models are not cut into stages, and tuning.
 #include <filesystem>
 #include <map>
 #include <string>
@@ -46,7 +47,7 @@ class KilledRunTest : public testing::Test {
     for (size_t i = 0; i < places.size(); ++i) {
       const ProcessResult killed = Run("killed", places[i], codec);
       ASSERT_EQ(killed.code, 1009) << places[i] << "\n" << killed.err;
-      if (i > 1) {
+      if (i > 1) {  // something was whole by then
         EXPECT_THAT(killed.err, HasSubstr("going on behind")) << places[i];
       }
     }
@@ -61,13 +62,13 @@ class KilledRunTest : public testing::Test {
 };
 
 TEST_F(KilledRunTest, GroupsAndIterations) {
-  ExpectSameWhereKilledAt(
-      {"sums-before-commit:6", "state-committed:2", "statistics-before-commit:2",
-       "statistics-saved:4", "state-cleaned:2", "averages-saved:2", "codes-before-commit:3",
-       "codes-saved:4", "state-before-commit:3", "sums-saved", "averages-saved:3", "codes-saved:2",
-       "output-before-publish"},
-      {"--codec", "lloyd", "--feedback", "none", "--iterations", "2", "--grad-samples", "65",
-       "--bits", "3"});
+  ExpectSameWhereKilledAt({"statistics-before-commit:2", "statistics-saved:4", "state-committed",
+                           "sums-before-commit:3", "state-before-commit", "state-cleaned",
+                           "averages-saved:2", "codes-before-commit:3", "codes-saved:2",
+                           "state-cleaned", "codes-saved:3", "state-before-commit:2",
+                           "averages-saved:3", "codes-before-commit:2", "output-before-publish"},
+                          {"--codec", "lloyd", "--feedback", "none", "--iterations", "2",
+                           "--grad-samples", "65", "--bits", "3"});
 }
 
 TEST_F(KilledRunTest, OneWidthAndTuning) {
