@@ -125,6 +125,14 @@ TEST_F(ObjectCommandsTest, AServiceOnABucket) {
   for (const char* failpoint : {"stage-before-moments", ""}) {
     started.push_back(start(failpoint, {"worker", "--coordinator", workers, "--threads", "1"}));
   }
+  // Both are to have a stage.
+  const auto come = [&] {
+    const std::string log = Slurp(Path("log"));
+    const size_t one = log.find("a worker has come");
+    return one != std::string::npos && log.find("a worker has come", one + 1) != std::string::npos;
+  };
+  for (int i = 0; i < 3000 && !come(); ++i) usleep(10'000);
+  ASSERT_TRUE(come()) << Slurp(Path("log"));
   const ProcessResult submitted =
       Cvxq({"submit", "s3://bucket/models/llama", "-o", "s3://bucket/out/b", "--bits", "3", "--id",
             "job", "--samples", "8", "--seq-len", "32", "--server", clients});
