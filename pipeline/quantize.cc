@@ -76,9 +76,10 @@ class Quantizer {
   // All of the job's steps until everything is coded.
   Status Code() {
     CVXQ_RETURN_IF_ERROR(BeginSteps());
+    CVXQ_RETURN_IF_ERROR(Gradients());
+    CVXQ_RETURN_IF_ERROR(Moments());
     for (int64_t iteration = 0; iteration < options_.iterations; ++iteration) {
-      CVXQ_RETURN_IF_ERROR(Gradients(iteration));
-      if (iteration == 0) CVXQ_RETURN_IF_ERROR(Moments());
+      CVXQ_RETURN_IF_ERROR(MoreGradients(iteration));
       CVXQ_RETURN_IF_ERROR(coder_->Code(*context_));
     }
     return absl::OkStatus();
@@ -267,16 +268,21 @@ class Quantizer {
         absl::StrFormat("%a %a\n", options_.damping, options_.shrinkage));
   }
 
-  Status Gradients(int64_t iteration) {
+  Status Gradients() {
     if (!needs_.gradients) return absl::OkStatus();
-    if (iteration == 0) CVXQ_RETURN_IF_ERROR(steps_->Gradients());
-    if (needs_.group_gradients || iteration > 0) {
-      const QuantizedOverlay coded(*files_.weights, plans_, *coder_);
-      const WeightSource& original = *files_.weights;
-      CVXQ_RETURN_IF_ERROR(steps_->MoreGradients({.options = GradientsOf(iteration),
-                                                  .weights = iteration > 0 ? coded : original,
-                                                  .iteration = iteration}));
-    }
+    CVXQ_RETURN_IF_ERROR(steps_->Gradients());
+    watch_.Lap("gradients");
+    return absl::OkStatus();
+  }
+
+  // Group sums, or a later iteration's.
+  Status MoreGradients(int64_t iteration) {
+    if (!needs_.gradients || !(needs_.group_gradients || iteration > 0)) return absl::OkStatus();
+    const QuantizedOverlay coded(*files_.weights, plans_, *coder_);
+    const WeightSource& original = *files_.weights;
+    CVXQ_RETURN_IF_ERROR(steps_->MoreGradients({.options = GradientsOf(iteration),
+                                                .weights = iteration > 0 ? coded : original,
+                                                .iteration = iteration}));
     watch_.Lap("gradients");
     return absl::OkStatus();
   }
