@@ -47,6 +47,8 @@ set_source_files_properties(${avx2_sources} PROPERTIES COMPILE_OPTIONS
                             "-march=x86-64-v3;-O3")
 set_source_files_properties(${avx512_sources} PROPERTIES COMPILE_OPTIONS
                             "-march=x86-64-v4;-mprefer-vector-width=512;-O3")
+# Its loops over rows are plain ones of unknown length, which are vectorised at this level only.
+set_source_files_properties(quant/feedback.cc PROPERTIES COMPILE_OPTIONS "-O3")
 set_source_files_properties(kernels/cpu/packed_strip_avx512bf16.cc PROPERTIES COMPILE_OPTIONS
                             "-march=x86-64-v4;-mavx512bf16;-mprefer-vector-width=512;-O3")
 # The backend's vector code may fuse a multiply and an add: its results depend on the instruction

@@ -260,7 +260,7 @@ class Exporter {
           }
           const GridMatrix coded =
               CodeOnGrids(sample->curvature.Input(sample->w.data(), sample->rows, matrix.columns),
-                          *type, pool_);
+                          *type, pool_, /*refits=*/0);  // all but a percent of what will come of it
           distortion = 0.5 * coded.distortion * sample->scale;
         }
         if (options_.believe) distortion = options_.believe(i, *type, distortion);

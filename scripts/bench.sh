@@ -42,6 +42,9 @@ title "Submissions while the coordinator is killed (bench/service.cc)"
 title "Watchers that come and go (bench/service.cc)"
 "$build/bench/bench_service" watchers
 
+title "Types of GGUF files (bench/grid_types.cc)"
+"$build/bench/bench_grid_types"
+
 title "Two-sided against one-sided coding (bench/two_sided.cc)"
 "$build/bench/bench_two_sided"
 

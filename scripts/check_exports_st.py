@@ -96,7 +96,7 @@ def gptq_weights(config, stored, dtype):
                 assert not pattern.startswith("-:"), linear
                 bits = rule.get("bits", bits)
                 break
-        t = {k: v.numpy() for k, v in module_tensors(stored, linear).items()}
+        t = {k: v.numpy() for k, v in module_tensors(stored, linear).items() if k != "bias"}
         outputs = t["scales"].shape[1]
         codes = bits_of(t["qweight"].T, bits, len(t["g_idx"]))  # [N, K]
         zeros = bits_of(t["qzeros"], bits, outputs) + 1  # [G, N]
@@ -117,7 +117,7 @@ def awq_weights(config, stored, dtype):
     weights = {}
     for key in [k for k in stored if k.endswith(".qweight")]:
         linear = key[: -len(".qweight")]
-        t = {k: v.numpy() for k, v in module_tensors(stored, linear).items()}
+        t = {k: v.numpy() for k, v in module_tensors(stored, linear).items() if k != "bias"}
         group = np.arange(t["qweight"].shape[0]) // config["group_size"]
         values = unpack(t["qweight"]) - unpack(t["qzeros"])[group]
         weights[linear] = torch.from_numpy((values.astype(np.float16) * t["scales"][group]).T)

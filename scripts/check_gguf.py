@@ -202,13 +202,16 @@ def check(llama, bench, model, kind, work, text, split=0):
         expected = reference(torch.tensor([ids])).logits[0].numpy()
 
     weights = "not read by transformers"
-    if in_transformers(config) and len(files) == 1:
+    scales = matrix_scales(files[0])
+    # transformers stumbles over a scale beside a matrix whose rows it reorders.
+    stumbles = config["model_type"] in ("llama", "mistral") and any(
+        name.endswith(("q_proj.weight", "k_proj.weight")) for name in scales)
+    if in_transformers(config) and len(files) == 1 and not stumbles:
         loaded = AutoModelForCausalLM.from_pretrained(out, gguf_file=files[0].name, dtype=torch.float32)
         state = loaded.state_dict()
         # transformers makes no biases for a llama that comes from GGUF, and leaves out NVFP4's scales.
         tensors = {name: tensor for name, tensor in load_file(decoded / "model.safetensors").items()
                    if name in state or not name.endswith(".bias")}
-        scales = matrix_scales(files[0])
         largest = 0
         for name, tensor in tensors.items():
             theirs, tolerance = state[name].float(), 1e-6 if name.endswith("norm.weight") and "gemma" in model.name else 0

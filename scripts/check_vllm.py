@@ -27,6 +27,8 @@ TOKENS = 16
 
 def engine(folder, queue):
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"  # nothing is compiled for sixteen tokens
     from vllm import LLM, SamplingParams
 
     llm = LLM(model=folder, dtype="bfloat16", enforce_eager=True, max_model_len=256,

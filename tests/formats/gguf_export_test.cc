@@ -106,7 +106,7 @@ TEST_F(GgufExportTest, RefusesWhatLlamaCppDoesNotCompute) {
          "it caps no scores");
   expect("gemma3", {{"query_pre_attn_scalar", 8}, {"final_logit_softcapping", 30}}, "it caps");
   expect("cohere", {}, "norms of queries and keys");
-  expect("cohere2", {{"sliding_window", nullptr}}, "do not alternate");
+  expect("cohere2", {{"layer_types", nlohmann::json(4, "full_attention")}}, "do not alternate");
   expect("cohere2",
          {{"layer_types",
            {"full_attention", "sliding_attention", "sliding_attention", "full_attention"}}},

@@ -44,7 +44,7 @@ inline void CopyModel(const std::string& name, const std::string& folder,
                       const nlohmann::json& edit = nlohmann::json::object()) {
   const std::string from = kData + "models/" + name + "/";
   nlohmann::json config = nlohmann::json::parse(Slurp(from + "config.json"));
-  config.update(edit);
+  if (edit.is_object()) config.update(edit);
   std::filesystem::create_directories(folder);
   Put(folder + "/config.json", config.dump());
   Put(folder + "/tokenizer.json", SmallTokenizer(config["vocab_size"]));

@@ -10,6 +10,7 @@
 #include "base/random.h"
 #include "formats/grid_coder.h"
 #include "formats/int_fit.h"
+#include "tests/quant/quant_testing.h"
 
 namespace cvxq {
 namespace {
@@ -229,6 +230,39 @@ TEST(IntTypes, CodesAreNearest) {
       negative += step < 0 ? 1 : 0;
     }
     EXPECT_EQ(negative > 0, symmetric);
+  }
+}
+
+// Error feedback on scales of groups and of whole rows, of either sign, with and without offsets.
+TEST(IntTypes, FeedbackLessensTheDistortion) {
+  constexpr int64_t kRows = 24, kColumns = 96;
+  Draws draws(9);
+  const std::vector<float> w = draws.Normals(kRows * kColumns, 0.05f);
+  const std::vector<float> h = CorrelatedMoments(kColumns, 2 * kColumns, 1);
+  const CurvatureFactor inputs = *FactorCurvature(h, kColumns, 0.01);
+  const auto distortion = [&](const GridMatrix& m) {
+    const std::vector<float> decoded = Decode(m);
+    double sum = 0;
+    for (int64_t r = 0; r < kRows; ++r) {
+      for (int64_t i = 0; i < kColumns; ++i) {
+        for (int64_t j = 0; j < kColumns; ++j) {
+          const double a = decoded[r * kColumns + i] - w[r * kColumns + i];
+          sum += a * h[i * kColumns + j] * (decoded[r * kColumns + j] - w[r * kColumns + j]);
+        }
+      }
+    }
+    return sum;
+  };
+  ThreadPool pool(2);
+  for (const bool symmetric : {true, false}) {
+    for (const int64_t group : {int64_t{32}, kColumns}) {
+      const IntType type("t", {.bits = 3, .symmetric = symmetric, .group = group}, NoBytes);
+      const GridInput plain{.w = w.data(), .rows = kRows, .columns = kColumns};
+      GridInput with = plain;
+      with.inputs = &inputs;
+      const double nearest = distortion(CodeNearest(plain, type, pool));
+      EXPECT_LT(distortion(CodeOnGrids(with, type, pool)), 0.8 * nearest) << symmetric << group;
+    }
   }
 }
 
