@@ -57,7 +57,7 @@ std::vector<Case> Cases() {
          o.objective = Objective::kHidden;
          o.nominal = true;
        },
-       12},
+       6},
       {"rtn", codec(CodecKind::kRtn), 2},
       {"gptq", codec(CodecKind::kGptq), 3},
       {"gptq_two",
