@@ -50,14 +50,6 @@ std::vector<Case> Cases() {
          o.grad_samples = 66;
        },
        6},
-      {"companded_nominal",
-       [](QuantizeOptions& o) {
-         o.codec = CodecKind::kCompanded;
-         o.partition = Partition::kRows;
-         o.objective = Objective::kHidden;
-         o.nominal = true;
-       },
-       12},
       {"rtn", codec(CodecKind::kRtn), 2},
       {"gptq", codec(CodecKind::kGptq), 3},
       {"gptq_two",
