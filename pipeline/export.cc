@@ -38,15 +38,17 @@ using Choice = std::vector<const WeightType*>;  // of every matrix
 StatusOr<std::unique_ptr<ExportFormat>> MakeFormat(const ExportOptions& options,
                                                    const ModelFiles& files) {
   const Checkpoint& checkpoint = *files.checkpoint;
+  ExportFormatOptions format = options.format_options;
+  if (options.uniform && format.menu.empty()) format.menu = {*options.uniform};
   switch (options.format) {
     case ExportFormatKind::kGguf:
-      return MakeGguf(checkpoint, files.spec, options.format_options);
+      return MakeGguf(checkpoint, files.spec, format);
     case ExportFormatKind::kCompressedTensors:
-      return MakeCompressedTensors(checkpoint, files.spec, options.format_options);
+      return MakeCompressedTensors(checkpoint, files.spec, format);
     case ExportFormatKind::kGptq:
-      return MakeGptq(checkpoint, files.spec, options.format_options);
+      return MakeGptq(checkpoint, files.spec, format);
     case ExportFormatKind::kAwq:
-      return MakeAwq(checkpoint, files.spec, options.format_options);
+      return MakeAwq(checkpoint, files.spec, format);
   }
   return absl::InternalError("a format without a maker");
 }

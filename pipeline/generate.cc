@@ -96,8 +96,7 @@ StatusOr<GenerateReport> Generate(const GenerateOptions& options,
                                   const std::function<void(std::string_view)>& emit) {
   CVXQ_RETURN_IF_ERROR(CheckOptions(options));
   CVXQ_ASSIGN_OR_RETURN(const ModelFiles files, OpenModel(options.model, options.threads));
-  CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<const Tokenizer> tokenizer,
-                        files.LoadTokenizer());
+  CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<const Tokenizer> tokenizer, files.LoadTokenizer());
   std::vector<int32_t> prompt = tokenizer->Encode(options.prompt, /*add_special_tokens=*/false);
   if (tokenizer->bos()) prompt.insert(prompt.begin(), *tokenizer->bos());
   const int64_t limit = files.spec.max_positions;

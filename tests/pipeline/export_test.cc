@@ -184,7 +184,7 @@ TEST_F(ExportTest, BadInput) {
   expect(options, absl::StatusCode::kInvalidArgument, "--nearest is for --uniform");
   options = Options();
   options.uniform = "q9_z";
-  expect(options, absl::StatusCode::kInvalidArgument, "types are");
+  expect(options, absl::StatusCode::kInvalidArgument, "q9_z");
   options = Options();
   options.bits = 4;
   options.format_options.menu = {"q9_z"};
