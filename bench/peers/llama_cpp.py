@@ -73,8 +73,8 @@ def main():
     parser = common.parser(__doc__)
     parser.add_argument("--type", required=True, metavar="TYPE", help="such as Q4_K or IQ2_XS")
     parser.add_argument("--pad", action="store_true")
-    parser.add_argument("--tables", action="store_true",
-                        help="the token table (without importance) and the head as well")
+    parser.add_argument("--tables", metavar="TYPE",
+                        help="the token table (without importance) and the head as well, as this")
     parser.add_argument("--imatrix", type=pathlib.Path, metavar="NPZ",
                         help="where the importance matrix is kept from one run to the next")
     arguments = parser.parse_args()
@@ -86,9 +86,9 @@ def main():
     names = common.linears_of(original)
     tables = [name for name in original if original[name].ndim == 2 and name not in names]
     for name in names + (tables if arguments.tables else []):
-        kind = GGMLQuantizationType[arguments.type]
+        kind = GGMLQuantizationType[arguments.tables if name in tables else arguments.type]
         if original[name].shape[1] % GGML_QUANT_SIZES[kind][0] and not arguments.pad:
-            kind = GGMLQuantizationType[FALLBACK.get(arguments.type, "IQ4_NL")]
+            kind = GGMLQuantizationType[FALLBACK.get(kind.name, "IQ4_NL")]
         chosen[name] = kind
     report = common.Report(arguments, "llama.cpp", "xllamacpp",
                            {"type": arguments.type, "imatrix": True, "padded": arguments.pad,
