@@ -25,6 +25,8 @@ sys.dont_write_bytecode = True
 import quality  # noqa: E402  (beside this file)
 
 TYPES = ["q2_k", "q3_k", "q4_k", "q5_k", "q6_k"]
+NARROW_TYPES = ["iq4_nl", "q4_0", "q5_0", "q5_1", "q8_0"]  # where rows are no multiple of 256
+WIDTHS = ["int3", "int3_g32", "int4", "int4_g32", "int5"]
 HERE = pathlib.Path(__file__).resolve().parent
 
 
@@ -67,7 +69,7 @@ class Bench:
 
 
 def gguf_rows(bench, subject):
-    for kind in TYPES:
+    for kind in NARROW_TYPES if subject.name.startswith("kjv") else TYPES:
         nearest = bench.export(subject, "--format", "gguf", "--uniform", kind, "--nearest",
                                "--check-samples", 0)
         size = nearest["file_bytes"]
@@ -80,7 +82,7 @@ def gguf_rows(bench, subject):
             row["llama.cpp"] = bench.llama_cpp(subject, kind, kind)
         print(row, file=sys.stderr)
         yield row
-        if bench.python and kind != "q6_k":
+        if bench.python and kind in TYPES[:-1]:
             size += sum(int(m["rows"] * m["columns"] * 210 / 256) - m["bytes"]
                         for m in nearest["matrices"] if ".layers." not in m["name"])
             chosen = bench.export(subject, "--format", "gguf", "--size", size)
@@ -92,11 +94,24 @@ def gguf_rows(bench, subject):
             yield row
 
 
+def compressed_rows(bench, subject):
+    for kind in WIDTHS:
+        nearest = bench.export(subject, "--format", "compressed-tensors", "--uniform", kind,
+                               "--nearest", "--check-samples", 0)
+        size = nearest["file_bytes"]
+        chosen = bench.export(subject, "--format", "compressed-tensors", "--size", size)
+        row = {"model": subject.name, "type": kind, "size": size, "bytes": chosen["file_bytes"],
+               "nearest": nearest["kl_test"], "cvxq": chosen["kl_test"],
+               "bits": nearest["bits_per_weight"], "fell_back": chosen["fell_back"]}
+        print(row, file=sys.stderr)
+        yield row
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cvxq", type=pathlib.Path)
     parser.add_argument("--shared", type=pathlib.Path)
-    parser.add_argument("--models", default="kjv-llama-1m,llama-8m")
+    parser.add_argument("--models", default="kjv-llama-1m,kjv-opt-1m,opt-5m,llama-8m")
     parser.add_argument("--python", type=pathlib.Path, help="with bench/peers/llama_cpp.txt")
     parser.add_argument("--gptq", type=float, metavar="KL",
                         help="llm-compressor's GPTQ on the last model: 4 bits, groups of 64")
@@ -107,7 +122,9 @@ def main():
     subjects = [s for s in quality.subjects(arguments.shared) if s.name in wanted]
     rows, missed = [], []
     for subject in subjects:
-        rows += gguf_rows(bench, subject)
+        if "opt" not in subject.name:  # GGUF cannot hold it
+            rows += gguf_rows(bench, subject)
+        rows += compressed_rows(bench, subject)
     print("| model | type | bits | bytes asked | bytes | nearest KL | llama.cpp KL | cvxq KL "
           "| of nearest | of llama.cpp |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
