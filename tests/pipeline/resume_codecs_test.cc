@@ -73,7 +73,7 @@ std::vector<Case> Cases() {
 // Each run is stopped a little further than the one before; none begins anew what is kept.
 TEST_P(ResumeCodecsTest, GoesOnFromWhereverItWasStopped) {
   GetParam().set(options_);
-  const Sha256 expected = Expected(GetParam().name);
+  const Sha256 expected = Expected();
   ASSERT_FALSE(expected.empty());
   const auto of_phase = [&](const std::string& phase) {
     return std::count(phases_.begin(), phases_.end(), phase);
@@ -141,7 +141,7 @@ TEST_F(ResumeCodecTest, BlocksThatAreCodedAreNotCodedAgain) {
   const auto second = codes();
   ASSERT_EQ(second.size(), 3u);
   for (const auto& [file, place] : first) EXPECT_EQ(second.at(file), place);
-  ASSERT_NO_FATAL_FAILURE(ExpectFinished("gptq"));
+  ASSERT_NO_FATAL_FAILURE(ExpectFinished());
 }
 
 TEST_F(ResumeCodecTest, OtherOptionsAreAnotherJob) {
@@ -177,7 +177,7 @@ TEST_F(ResumeCodecTest, DamagedFilesAreDoneAgain) {
     fs::remove_all(options_.state);
     fs::copy(kept, options_.state, fs::copy_options::recursive);
     Damage(file, how++ % 3);
-    ASSERT_NO_FATAL_FAILURE(ExpectFinished("lloyd_groups_twice"));
+    ASSERT_NO_FATAL_FAILURE(ExpectFinished());
   }
   EXPECT_GE(kinds.size(), 4u);
 }
@@ -207,7 +207,7 @@ TEST_F(ResumeTuneTest, GoesOnFromEveryStep) {
     ASSERT_NO_FATAL_FAILURE(StopIn("tune", count));
     EXPECT_EQ(Tuning().empty(), count <= 2 * samples);
   }
-  ASSERT_NO_FATAL_FAILURE(ExpectFinished("tuned"));
+  ASSERT_NO_FATAL_FAILURE(ExpectFinished());
   EXPECT_THAT(notes_, Contains(HasSubstr("going on behind 4 steps of tuning")));
 }
 
@@ -215,7 +215,7 @@ TEST_F(ResumeTuneTest, IsKeptAfterEachEpochHoweverSeldomTheRest) {
   options_.save_seconds = 3600;
   const int64_t samples = options_.calibration.samples;
   ASSERT_NO_FATAL_FAILURE(StopIn("tune", 3 * samples + 32));
-  ASSERT_NO_FATAL_FAILURE(ExpectFinished("tuned"));
+  ASSERT_NO_FATAL_FAILURE(ExpectFinished());
   EXPECT_THAT(notes_, Contains(HasSubstr("going on behind 2 steps of tuning")));
 }
 
@@ -224,7 +224,7 @@ TEST_F(ResumeTuneTest, DamagedTuningBeginsAnew) {
   for (const int how : {0, 2}) {
     ASSERT_NO_FATAL_FAILURE(StopIn("tune", 3 * samples));
     Damage(Tuning(), how);
-    ASSERT_NO_FATAL_FAILURE(ExpectFinished("tuned"));
+    ASSERT_NO_FATAL_FAILURE(ExpectFinished());
     EXPECT_THAT(notes_, Not(Contains(HasSubstr("steps of tuning"))));
   }
 }
