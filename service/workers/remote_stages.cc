@@ -305,6 +305,14 @@ void RemoteStages::Committed(const JobPosition& position) {
   command.mutable_committed()->set_step(position.step);
   command.mutable_committed()->set_waves(position.waves);
   for (const auto& worker : pool_.workers()) worker->Send(command);
+  if (position.waves > 0) return;
+  // A stage that was lost after it had saved is on its way here from an earlier position, and waits
+  // for waves that others have just dropped: it begins again from what it had saved.
+  for (size_t stage = 0; stage < parts_.size(); ++stage) {
+    Part& part = parts_[stage];
+    if (part.worker == nullptr || part.done_attempt == part.attempt) continue;
+    Assign(stage, part.worker);
+  }
 }
 
 Status RemoteStages::Save(int64_t step) {
@@ -347,6 +355,7 @@ void RemoteStages::OnReport(const WorkerLink& worker, v1::Report report) {
     Failpoint("step-report-heard");
     LogStepDone(report);
     part.done = std::move(*report.mutable_done());
+    part.done_attempt = report.key().attempt();
     changed_.notify_all();
   } else if (report.has_linear() && plans_ != nullptr) {
     const Status status = FromProto(report.linear(), *plans_);

@@ -54,7 +54,8 @@ class RemoteStages : public Stages, private WorkerListener {
     int64_t attempt = 0;
     JobPosition begin;                     // what the worker has begun behind
     int64_t advanced = 0;                  // of the step under way
-    std::optional<v1::Report::Done> done;  // of the step under way
+    std::optional<v1::Report::Done> done;  // of the step under way, from
+    int64_t done_attempt = 0;              // this one
     bool saved = false;                    // at the cut under way,
     double save_seconds = 0;               // which took so long
   };
