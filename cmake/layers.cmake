@@ -24,7 +24,9 @@ cvxq_library(base LINK absl::status absl::statusor absl::strings absl::str_forma
 cvxq_library(tensor LINK cvxq_base)
 cvxq_library(storage SOURCES "s3/*.cc" LINK cvxq_tensor nlohmann_json::nlohmann_json CURL::libcurl ZLIB::ZLIB
              pugixml::pugixml)
-cvxq_library(kernels SOURCES "reference/*.cc" "cpu/*.cc" LINK cvxq_tensor DNNL::dnnl gomp)
+include(cuda)
+cvxq_library(kernels SOURCES "reference/*.cc" "cpu/*.cc" ${CVXQ_CUDA_SOURCES}
+             LINK cvxq_tensor DNNL::dnnl gomp ${CVXQ_CUDA_LIBRARIES})
 cvxq_library(model LINK cvxq_kernels cvxq_storage PkgConfig::ONIGURUMA PkgConfig::UTF8PROC)
 cvxq_library(quant LINK cvxq_kernels ZLIB::ZLIB)
 cvxq_library(formats LINK cvxq_model cvxq_quant)

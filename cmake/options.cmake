@@ -8,7 +8,7 @@ set(CMAKE_POSITION_INDEPENDENT_CODE OFF)
 # Results must not depend on where the compiler fuses a multiply and an add:
 # contraction is off everywhere and explicit (std::fma, intrinsics) where wanted.
 # Designated initialisers leave the other members at their defaults on purpose.
-add_compile_options(-Wall -Wextra -Werror -Wno-missing-field-initializers -ffp-contract=off)
+add_compile_options("$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Werror;-Wno-missing-field-initializers;-ffp-contract=off>")
 
 find_program(CVXQ_CCACHE ccache)
 if(CVXQ_CCACHE)

@@ -200,6 +200,10 @@ std::unique_ptr<Backend> MakeReferenceBackend();
 // The fast CPU backend: oneDNN for products, own vector code chosen at run time for the rest.
 std::unique_ptr<Backend> MakeCpuBackend(int threads);
 
+// The backend of the first NVIDIA GPU that CUDA_VISIBLE_DEVICES leaves; kUnavailable with one line
+// where there is none, or the build is without CUDA.
+StatusOr<std::unique_ptr<Backend>> MakeCudaBackend();
+
 // For backends in host memory (reference, cpu) and their tests only: the tensor's bytes.
 template <typename T>
 T* HostData(const Tensor& tensor);

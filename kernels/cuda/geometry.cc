@@ -1,0 +1,29 @@
+#include "kernels/cuda/geometry.h"
+
+#include <algorithm>
+
+namespace cvxq::cuda {
+
+bool Grid::Launchable() const {
+  return x >= 1 && y >= 1 && z >= 1 && x <= kMaxBlocks && y <= kMaxBlocksY && z <= kMaxBlocksY &&
+         threads >= 1 && threads <= 1024 && threads % kWarp == 0 && shared_bytes >= 0;
+}
+
+Grid ElementGrid(int64_t count) {
+  return {.x = std::min(CeilDiv(count, kBlockThreads), kElementBlocks)};
+}
+
+Grid RowGrid(int64_t rows, int64_t d) {
+  return {.x = CeilDiv(rows, kBlockThreads / RowThreads(d))};
+}
+
+Grid ColumnGrid(int64_t n, int64_t columns) {
+  return {.x = CeilDiv(columns, kColumnTile), .y = CeilDiv(n, kColumnRows)};
+}
+
+int64_t StripRows(int64_t M, int64_t N) {
+  const int64_t rows = kStripBytes / (4 * std::max<int64_t>(N, 1)) / 128 * 128;
+  return std::min(M, std::max<int64_t>(rows, 128));
+}
+
+}  // namespace cvxq::cuda

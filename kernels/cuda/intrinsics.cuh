@@ -1,0 +1,91 @@
+// What only a GPU has: single instructions behind single functions. The host compiler takes
+// tests/cuda_shim/kernels/cuda/intrinsics.cuh instead (it is included with <> and stands earlier in
+// the search path), which says the same in plain loops; everything else in kernels/cuda is compiled
+// unchanged by both.
+#ifndef CVXQ_KERNELS_CUDA_INTRINSICS_CUH_
+#define CVXQ_KERNELS_CUDA_INTRINSICS_CUH_
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace cvxq::cuda {
+
+// The block's dynamic shared memory, aligned to 16 bytes; its size is Grid::shared_bytes.
+__device__ inline unsigned char* DynamicShared() {
+  extern __shared__ __align__(16) unsigned char cvxq_dynamic_shared[];
+  return cvxq_dynamic_shared;
+}
+
+// Conversions between float and the bits of small floats: nearest, ties to even.
+__device__ inline uint16_t FloatToBF16Bits(float x) {
+  return __bfloat16_as_ushort(__float2bfloat16_rn(x));
+}
+__device__ inline uint16_t FloatToF16Bits(float x) { return __half_as_ushort(__float2half_rn(x)); }
+__device__ inline float F16BitsToFloat(uint16_t bits) {
+  return __half2float(__ushort_as_half(bits));
+}
+
+// Two BF16 in one register, `low` in the lower half.
+__device__ inline uint32_t PackBF16(float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  uint32_t bits;
+  memcpy(&bits, &pair, sizeof(bits));
+  return bits;
+}
+
+// a * b + c with one rounding.
+__device__ inline float Fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+// a * b and a + b, each rounded: never fused.
+__device__ inline float MulRounded(float a, float b) { return __fmul_rn(a, b); }
+__device__ inline float AddRounded(float a, float b) { return __fadd_rn(a, b); }
+
+// d[16,8] += a[16,16] b[16,8] by one warp in BF16 with sums in float (mma.sync.m16n8k16). With g =
+// lane / 4 and t = lane % 4, a lane holds
+//   d: (g, 2t), (g, 2t+1), (g+8, 2t), (g+8, 2t+1)
+//   a: (g, 2t..), (g+8, 2t..), (g, 2t+8..), (g+8, 2t+8..)     pairs along the columns
+//   b: (2t.., g), (2t+8.., g)                                 pairs along the rows
+__device__ inline void MmaBF16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// Four (two) 8 x 8 matrices of 16-bit elements from shared memory into a warp's registers: lane i
+// gives the address of row i % 8 of matrix i / 8, 16 bytes. Lane l gets of matrix m the elements
+// (l / 4, 2 (l % 4)) and the one after it, or of its transpose.
+__device__ inline void LoadMatrices4(uint32_t (&r)[4], const void* row) {
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address));
+}
+__device__ inline void LoadMatrices4Transposed(uint32_t (&r)[4], const void* row) {
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address));
+}
+
+// Starts a copy of 16 bytes from global to shared memory; CommitCopies ends a group of them, and
+// WaitForCopies<N> waits until at most the N last groups of this thread are under way.
+__device__ inline void CopyAsync16(void* shared, const void* global) {
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(global) : "memory");
+}
+__device__ inline void CommitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int kGroups>
+__device__ inline void WaitForCopies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
+}
+
+// 16 bytes that are read once: kept out of the first-level cache.
+__device__ inline uint4 LoadStreaming(const uint4* p) { return __ldcs(p); }
+
+}  // namespace cvxq::cuda
+
+#endif  // CVXQ_KERNELS_CUDA_INTRINSICS_CUH_

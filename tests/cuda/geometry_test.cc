@@ -1,0 +1,55 @@
+// Launch geometry covers every element once and stays within what all cards take.
+#include "kernels/cuda/geometry.h"
+
+#include <gtest/gtest.h>
+
+namespace cvxq::cuda {
+namespace {
+
+TEST(CudaGeometryTest, NothingIsNoLaunch) {
+  EXPECT_TRUE(ElementGrid(0).empty());
+  EXPECT_TRUE(RowGrid(0, 64).empty());
+  EXPECT_TRUE(ColumnGrid(0, 64).empty());
+  EXPECT_TRUE(ColumnGrid(64, 0).empty());
+}
+
+TEST(CudaGeometryTest, ElementsHaveAThreadUpToTheLargestGrid) {
+  for (int64_t count : {1, 255, 256, 257, 1 << 20}) {
+    const Grid grid = ElementGrid(count);
+    EXPECT_TRUE(grid.Launchable());
+    EXPECT_GE(grid.x * grid.threads, count);
+    EXPECT_LT((grid.x - 1) * grid.threads, count);
+  }
+  EXPECT_EQ(ElementGrid(int64_t{1} << 40).x, kElementBlocks);
+}
+
+TEST(CudaGeometryTest, RowsHaveAWarpOrABlock) {
+  EXPECT_EQ(RowGrid(9, 1024).x, 2);   // eight warps in a block
+  EXPECT_EQ(RowGrid(9, 1025).x, 9);
+  EXPECT_TRUE(RowGrid(int64_t{1} << 24, 128).Launchable());
+}
+
+TEST(CudaGeometryTest, ColumnPieces) {
+  const Grid grid = ColumnGrid(kColumnRows + 1, kColumnTile + 1);
+  EXPECT_EQ(grid.x, 2);
+  EXPECT_EQ(grid.y, 2);
+  EXPECT_TRUE(ColumnGrid(int64_t{1} << 23, 1 << 20).Launchable());
+}
+
+TEST(CudaGeometryTest, StripsFitTheCache) {
+  EXPECT_EQ(StripRows(100, 64), 100);
+  EXPECT_EQ(StripRows(4096, 4096), 2048);
+  EXPECT_EQ(StripRows(11008, 11008) % 128, 0);
+  EXPECT_LE(StripRows(11008, 11008) * 11008 * 4, kStripBytes);
+  EXPECT_EQ(StripRows(1000, int64_t{1} << 30), 128);  // never less
+}
+
+TEST(CudaGeometryTest, WhatNoCardTakes) {
+  EXPECT_FALSE((Grid{.x = 1, .y = 65536}).Launchable());
+  EXPECT_FALSE((Grid{.x = 1, .threads = 100}).Launchable());
+  EXPECT_FALSE((Grid{.x = 1, .threads = 2048}).Launchable());
+  EXPECT_FALSE((Grid{.x = 0}).Launchable());
+}
+
+}  // namespace
+}  // namespace cvxq::cuda

@@ -1,0 +1,92 @@
+// The plain twins of kernels/cuda/intrinsics.cuh: the same functions, said in loops.
+#ifndef CVXQ_TESTS_CUDA_SHIM_INTRINSICS_CUH_
+#define CVXQ_TESTS_CUDA_SHIM_INTRINSICS_CUH_
+
+#include <cuda_runtime.h>
+
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "tensor/dtype.h"
+
+namespace cvxq::cuda {
+
+inline unsigned char* DynamicShared() { return cuda_shim::DynamicShared(); }
+
+inline uint16_t FloatToBF16Bits(float x) { return FloatToBF16(x); }
+inline uint16_t FloatToF16Bits(float x) { return FloatToF16(x); }
+inline float F16BitsToFloat(uint16_t bits) { return F16ToFloat(bits); }
+inline uint32_t PackBF16(float low, float high) {
+  return FloatToBF16(low) | uint32_t{FloatToBF16(high)} << 16;
+}
+
+inline float Fma(float a, float b, float c) { return std::fma(a, b, c); }
+inline float MulRounded(float a, float b) { return a * b; }  // nothing is contracted here
+inline float AddRounded(float a, float b) { return a + b; }
+
+inline float LowBF16(uint32_t pair) { return BF16ToFloat(static_cast<uint16_t>(pair)); }
+inline float HighBF16(uint32_t pair) { return BF16ToFloat(static_cast<uint16_t>(pair >> 16)); }
+
+// Every lane sees the fragments of all lanes and makes its own four elements of d.
+inline void MmaBF16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  using Words = std::array<uint32_t, 4>;
+  std::array<Words, 32> as;
+  std::array<std::array<uint32_t, 2>, 32> bs;
+  const int lane = static_cast<int>(threadIdx.x % 32), g = lane / 4, t = lane % 4;
+  const Words own_a{a[0], a[1], a[2], a[3]};
+  cuda_shim::NextSlots();
+  std::memcpy(cuda_shim::Slot(lane), &own_a, sizeof(own_a));
+  cuda_shim::WarpBarrier();
+  for (int l = 0; l < 32; ++l) std::memcpy(&as[l], cuda_shim::Slot(l), sizeof(Words));
+  cuda_shim::NextSlots();
+  std::memcpy(cuda_shim::Slot(lane), b, sizeof(b));
+  cuda_shim::WarpBarrier();
+  for (int l = 0; l < 32; ++l) std::memcpy(&bs[l], cuda_shim::Slot(l), sizeof(b));
+  for (int e = 0; e < 4; ++e) {
+    const int row = g + (e >= 2 ? 8 : 0), column = 2 * t + e % 2;
+    float sum = d[e];
+    for (int k = 0; k < 16; ++k) {
+      const int of_pair = k % 8 / 2;
+      const uint32_t x = as[row % 8 * 4 + of_pair][(row >= 8 ? 1 : 0) + (k >= 8 ? 2 : 0)];
+      const uint32_t y = bs[column * 4 + of_pair][k >= 8 ? 1 : 0];
+      sum += k % 2 == 0 ? LowBF16(x) * LowBF16(y) : HighBF16(x) * HighBF16(y);
+    }
+    d[e] = sum;
+  }
+}
+
+// The 16-bit element (i, j) of matrix m, whose rows begin at the addresses of the lanes.
+inline void LoadMatrices(uint32_t (&r)[4], const void* row, bool transposed) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  cuda_shim::NextSlots();
+  std::memcpy(cuda_shim::Slot(lane), &row, sizeof(row));
+  cuda_shim::WarpBarrier();
+  for (int m = 0; m < 4; ++m) {
+    uint16_t pair[2];
+    for (int e = 0; e < 2; ++e) {
+      int i = lane / 4, j = 2 * (lane % 4) + e;
+      if (transposed) std::swap(i, j);
+      const uint16_t* begin = nullptr;
+      std::memcpy(&begin, cuda_shim::Slot(8 * m + i), sizeof(begin));
+      pair[e] = begin[j];
+    }
+    std::memcpy(&r[m], pair, sizeof(pair));
+  }
+}
+inline void LoadMatrices4(uint32_t (&r)[4], const void* row) { LoadMatrices(r, row, false); }
+inline void LoadMatrices4Transposed(uint32_t (&r)[4], const void* row) {
+  LoadMatrices(r, row, true);
+}
+
+inline void CopyAsync16(void* shared, const void* global) { std::memcpy(shared, global, 16); }
+inline void CommitCopies() {}
+template <int kGroups>
+inline void WaitForCopies() {}
+
+inline uint4 LoadStreaming(const uint4* p) { return *p; }
+
+}  // namespace cvxq::cuda
+
+#endif  // CVXQ_TESTS_CUDA_SHIM_INTRINSICS_CUH_
