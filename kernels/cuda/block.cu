@@ -81,8 +81,7 @@ __global__ void NormKernel(NormKind kind, float epsilon, const float* x, const f
   const float* bias = b == nullptr ? nullptr : b + i % bias_rows * d;
   for (int64_t j = threadIdx.x % kThreads; j < d; j += kThreads) {
     const float normal = (x[i * d + j] - m.mean) * m.inverse;
-    y[i * d + j] =
-        FromFloat<T>(normal * Factor(kind, weight, j) + (bias == nullptr ? 0 : bias[j]));
+    y[i * d + j] = FromFloat<T>(normal * Factor(kind, weight, j) + (bias == nullptr ? 0 : bias[j]));
   }
 }
 
@@ -225,10 +224,10 @@ void CudaBackend::AddNormGradient(NormKind kind, float epsilon, const Tensor& x,
     Launch(*device_, RowGrid(n, d), MomentsKernel<decltype(threads)::value>, kind, epsilon,
            Data<float>(x), Data<RowMoments>(moments), n, d);
   });
-  SumColumns(*device_,
-             NormGradientTerms{Data<float>(x), Data<float>(gy), Data<RowMoments>(moments), d,
-                               h * d},
-             n / h, h * d, Data<float>(gw));
+  SumColumns(
+      *device_,
+      NormGradientTerms{Data<float>(x), Data<float>(gy), Data<RowMoments>(moments), d, h * d},
+      n / h, h * d, Data<float>(gw));
 }
 
 void CudaBackend::Rope(RopeKind kind, int64_t head_dim, const Tensor& cosine, const Tensor& sine,

@@ -29,11 +29,11 @@ __global__ void ColumnPartsKernel(Terms terms, int64_t n, int64_t columns, float
 }
 
 // sums[columns] += the parts, in order.
-inline __global__ void AddPartsKernel(const float* parts, int64_t count, int64_t columns,
-                                      float* sums) {
+template <typename T>
+__global__ void AddPartsKernel(const T* parts, int64_t count, int64_t columns, T* sums) {
   for (int64_t j = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; j < columns;
        j += int64_t{gridDim.x} * blockDim.x) {
-    float sum = 0;
+    T sum = 0;
     for (int64_t p = 0; p < count; ++p) sum += parts[p * columns + j];
     sums[j] += sum;
   }
@@ -45,7 +45,8 @@ void SumColumns(Device& device, const Terms& terms, int64_t n, int64_t columns, 
   const Grid grid = ColumnGrid(n, columns);
   const Tensor parts = device.Scratch(DType::kF32, {grid.y, columns});
   Launch(device, grid, ColumnPartsKernel<Terms>, terms, n, columns, Data<float>(parts));
-  Launch(device, ElementGrid(columns), AddPartsKernel, Data<float>(parts), grid.y, columns, sums);
+  Launch(device, ElementGrid(columns), AddPartsKernel<float>, Data<float>(parts), grid.y, columns,
+         sums);
 }
 
 }  // namespace cvxq::cuda

@@ -44,9 +44,8 @@ StatusOr<std::shared_ptr<Device>> Device::Open() {
                 "making a stream");
   device->Check(cudaDeviceGetDefaultMemPool(&device->pool_, kFirst), "finding its memory pool");
   uint64_t keep = std::numeric_limits<uint64_t>::max();  // freed memory stays with the process
-  device->Check(
-      cudaMemPoolSetAttribute(device->pool_, cudaMemPoolAttrReleaseThreshold, &keep),
-      "setting its memory pool");
+  device->Check(cudaMemPoolSetAttribute(device->pool_, cudaMemPoolAttrReleaseThreshold, &keep),
+                "setting its memory pool");
   for (Staging& staging : device->staging_) {
     device->Check(cudaMallocHost(reinterpret_cast<void**>(&staging.host), kStagingBytes),
                   "allocating pinned memory");
@@ -147,8 +146,8 @@ Status Device::Synchronize() {
 void Device::Check(cudaError_t error, const char* doing) {
   if (error == cudaSuccess) return;
   Fail(absl::InternalError(absl::StrCat("the GPU ", name_, " failed while ", doing, ": ",
-                                        cudaGetErrorString(error), " (",
-                                        cudaGetErrorName(error), ")")));
+                                        cudaGetErrorString(error), " (", cudaGetErrorName(error),
+                                        ")")));
 }
 
 void Device::Fail(Status status) {

@@ -41,8 +41,8 @@ class Device : public std::enable_shared_from_this<Device> {
   static StatusOr<std::shared_ptr<Device>> Open();
   ~Device();
 
-  const std::string& name() const { return name_; }        // "NVIDIA H200"
-  int architecture() const { return architecture_; }       // 90 for compute capability 9.0
+  const std::string& name() const { return name_; }   // "NVIDIA H200"
+  int architecture() const { return architecture_; }  // 90 for compute capability 9.0
   int multiprocessors() const { return multiprocessors_; }
   cudaStream_t stream() const { return stream_; }
 

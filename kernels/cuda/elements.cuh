@@ -3,7 +3,6 @@
 #define CVXQ_KERNELS_CUDA_ELEMENTS_CUH_
 
 #include <cstdint>
-
 #include <kernels/cuda/intrinsics.cuh>
 
 #include "kernels/backend.h"

@@ -35,6 +35,19 @@ struct Plan {
   cublasLtMatmulAlgo_t algorithm;
 };
 
+uint32_t Alignment(const void* pointer) {
+  const auto address = reinterpret_cast<uintptr_t>(pointer);
+  return address % 16 == 0 ? 16 : static_cast<uint32_t>(address & -address);
+}
+
+// All that the choice of an algorithm depends on. Pointers' alignment is that of whole tensors or
+// of rows of them: 16 bytes wherever the strides are multiples of that.
+auto KeyOf(const Product& p) {
+  return std::make_tuple(p.m, p.n, p.k, p.transpose_a, p.transpose_b, p.a_stride, p.b_stride,
+                         p.c_stride, p.dtype, p.accumulate, p.batch, p.a_distance, p.b_distance,
+                         p.c_distance, Alignment(p.a), Alignment(p.b), Alignment(p.c));
+}
+
 class CublasProducts : public Products {
  public:
   CublasProducts(Device& device, cublasLtHandle_t handle, Tensor workspace)
@@ -62,18 +75,6 @@ class CublasProducts : public Products {
   }
 
  private:
-  // All that the choice of an algorithm depends on. Pointers' alignment is that of whole tensors or
-  // of rows of them: 16 bytes wherever the strides are multiples of that.
-  static auto Key(const Product& p) {
-    return std::make_tuple(p.m, p.n, p.k, p.transpose_a, p.transpose_b, p.a_stride, p.b_stride,
-                           p.c_stride, p.dtype, p.accumulate, p.batch, p.a_distance, p.b_distance,
-                           p.c_distance, Alignment(p.a), Alignment(p.b), Alignment(p.c));
-  }
-  static uint32_t Alignment(const void* pointer) {
-    const auto address = reinterpret_cast<uintptr_t>(pointer);
-    return address % 16 == 0 ? 16 : static_cast<uint32_t>(address & -address);
-  }
-
   bool Check(cublasStatus_t status, const char* doing) {
     if (status == CUBLAS_STATUS_SUCCESS) return true;
     device_.Fail(absl::InternalError(absl::StrCat("the GPU ", device_.name(), " failed while ",
@@ -82,7 +83,7 @@ class CublasProducts : public Products {
   }
 
   const Plan* FindPlan(const Product& p) {
-    const auto [it, is_new] = plans_.try_emplace(Key(p));
+    const auto [it, is_new] = plans_.try_emplace(KeyOf(p));
     if (is_new && !Make(p, it->second)) {
       plans_.erase(it);
       return nullptr;
@@ -167,7 +168,7 @@ class CublasProducts : public Products {
   Device& device_;
   const cublasLtHandle_t handle_;
   const Tensor workspace_;
-  std::map<decltype(Key(Product())), Plan> plans_;
+  std::map<decltype(KeyOf(Product())), Plan> plans_;
 };
 
 }  // namespace

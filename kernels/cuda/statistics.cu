@@ -157,11 +157,18 @@ void CudaBackend::AddSecondMoment(const Tensor& x, Tensor h) {
   const int64_t n = x.shape[0], N = x.shape[1];
   for (int64_t begin = 0; begin < N; begin += kMomentColumns) {
     const int64_t end = std::min(N, begin + kMomentColumns);
-    products_->Multiply({.m = end, .n = end - begin, .k = n,
-                         .a = DeviceBytes(x), .transpose_a = true, .a_stride = N,
-                         .b = DeviceBytes(x) + begin * ByteSize(x.dtype), .b_stride = N,
-                         .c = Data<float>(h) + begin, .c_stride = N,
-                         .dtype = x.dtype, .accumulate = true});
+    products_->Multiply({.m = end,
+                         .n = end - begin,
+                         .k = n,
+                         .a = DeviceBytes(x),
+                         .transpose_a = true,
+                         .a_stride = N,
+                         .b = DeviceBytes(x) + begin * ByteSize(x.dtype),
+                         .b_stride = N,
+                         .c = Data<float>(h) + begin,
+                         .c_stride = N,
+                         .dtype = x.dtype,
+                         .accumulate = true});
   }
   const int64_t tiles = CeilDiv(N, kTile);
   Launch(*device_, {.x = tiles, .y = tiles}, MirrorKernel, Data<float>(h), N);
@@ -171,12 +178,22 @@ void CudaBackend::AddBlockSecondMoment(const Tensor& x, Tensor h) {
   if (failed()) return;
   contract::AddBlockSecondMoment(x, h);
   const int64_t n = x.shape[0], N = x.shape[1], b = h.shape[2], whole = N / b, rest = N % b;
-  Product product{.m = b, .n = b, .k = n,
-                  .a = DeviceBytes(x), .transpose_a = true, .a_stride = N,
-                  .b = DeviceBytes(x), .b_stride = N,
-                  .c = Data<float>(h), .c_stride = b,
-                  .dtype = x.dtype, .accumulate = true,
-                  .batch = whole, .a_distance = b, .b_distance = b, .c_distance = b * b};
+  Product product{.m = b,
+                  .n = b,
+                  .k = n,
+                  .a = DeviceBytes(x),
+                  .transpose_a = true,
+                  .a_stride = N,
+                  .b = DeviceBytes(x),
+                  .b_stride = N,
+                  .c = Data<float>(h),
+                  .c_stride = b,
+                  .dtype = x.dtype,
+                  .accumulate = true,
+                  .batch = whole,
+                  .a_distance = b,
+                  .b_distance = b,
+                  .c_distance = b * b};
   products_->Multiply(product);
   if (rest == 0) return;
   product.m = product.n = rest;
@@ -206,14 +223,14 @@ void CudaBackend::AddRowSquares(const Tensor& x, Tensor sums) {
 }
 
 // The axis that has groups is "members", the other one "lines" (if both have, that with more). The
-// gradient is made in strips of members, in the order of their groups, which stay in the cache until
-// their squares are summed.
+// gradient is made in strips of members, in the order of their groups, which stay in the cache
+// until their squares are summed.
 void CudaBackend::AddSquaredGradient(const Tensor& gy, const Tensor& x, const Tensor& row_group,
                                      const Tensor& column_group, Tensor sums) {
   if (failed()) return;
   contract::AddSquaredGradient(gy, x, row_group, column_group, sums);
   const int64_t T = gy.shape[0], A = sums.shape[0], B = sums.shape[1];
-  const bool by_columns = row_group.empty() ? !column_group.empty() : A == 1 && B > 1;
+  const bool by_columns = !column_group.empty() && (row_group.empty() || B > A);
   const Tensor& group = by_columns ? column_group : row_group;
   const int64_t groups = by_columns ? B : A;
   const bool lines_too = !row_group.empty() && !column_group.empty();
@@ -226,8 +243,8 @@ void CudaBackend::AddSquaredGradient(const Tensor& gy, const Tensor& x, const Te
     const Tensor order = device_->Scratch(DType::kI32, {member_count}),
                  sorted = device_->Scratch(DType::kI32, {member_count});
     begin = device_->Scratch(DType::kI32, {groups + 1});
-    Launch(*device_, {.x = CeilDiv(member_count, kBlockThreads)}, OrderKernel,
-           Data<int32_t>(group), member_count, Data<int32_t>(order), Data<int32_t>(sorted));
+    Launch(*device_, {.x = CeilDiv(member_count, kBlockThreads)}, OrderKernel, Data<int32_t>(group),
+           member_count, Data<int32_t>(order), Data<int32_t>(sorted));
     Launch(*device_, {.x = CeilDiv(groups + 1, kBlockThreads)}, GroupBeginsKernel,
            Data<int32_t>(sorted), member_count, groups, Data<int32_t>(begin));
     const Tensor gathered = device_->Scratch(members.dtype, members.shape);
@@ -251,11 +268,16 @@ void CudaBackend::AddSquaredGradient(const Tensor& gy, const Tensor& x, const Te
   const Tensor g = device_->Scratch(DType::kF32, {strip, line_count});
   for (int64_t first = 0; first < member_count; first += strip) {
     const int64_t rows = std::min(strip, member_count - first);
-    products_->Multiply({.m = rows, .n = line_count, .k = T,
+    products_->Multiply({.m = rows,
+                         .n = line_count,
+                         .k = T,
                          .a = DeviceBytes(members) + first * ByteSize(members.dtype),
-                         .transpose_a = true, .a_stride = member_count,
-                         .b = DeviceBytes(lines), .b_stride = line_count,
-                         .c = Data<float>(g), .c_stride = line_count,
+                         .transpose_a = true,
+                         .a_stride = member_count,
+                         .b = DeviceBytes(lines),
+                         .b_stride = line_count,
+                         .c = Data<float>(g),
+                         .c_stride = line_count,
                          .dtype = members.dtype});
     if (group.empty()) {
       Launch(*device_, ElementGrid(rows * line_count), AddSquaresKernel, Data<float>(g),

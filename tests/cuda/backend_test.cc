@@ -1,11 +1,12 @@
 // Every operation of the GPU backend against the reference, and the same bits from run to run.
+#include "kernels/backend.h"
+
 #include <gtest/gtest.h>
 
 #include <cstring>
 #include <memory>
 #include <vector>
 
-#include "kernels/backend.h"
 #include "tests/kernels/backend_cases.h"
 
 namespace cvxq {
@@ -29,15 +30,15 @@ class CudaBackendTest : public ::testing::TestWithParam<Case> {
 TEST_P(CudaBackendTest, AgreesWithReference) {
   const Case& c = GetParam();
   for (DType compute : {DType::kF32, DType::kBF16}) {
-    ExpectClose(Run(c, *Gpu(), compute), Run(c, *MakeReferenceBackend(), compute), c, compute,
-                "cuda");
+    ExpectClose(RunCase(c, *Gpu(), compute), RunCase(c, *MakeReferenceBackend(), compute), c,
+                compute, "cuda");
   }
 }
 
 TEST_P(CudaBackendTest, SameBitsFromRunToRun) {
   const Case& c = GetParam();
   for (DType compute : {DType::kF32, DType::kBF16}) {
-    const auto first = Run(c, *Gpu(), compute), second = Run(c, *Gpu(), compute);
+    const auto first = RunCase(c, *Gpu(), compute), second = RunCase(c, *Gpu(), compute);
     for (size_t i = 0; i < first.size(); ++i) {
       EXPECT_EQ(std::memcmp(first[i].data(), second[i].data(), first[i].size() * sizeof(float)), 0)
           << Name(compute) << " output " << i;

@@ -24,7 +24,7 @@ TEST(CudaGeometryTest, ElementsHaveAThreadUpToTheLargestGrid) {
 }
 
 TEST(CudaGeometryTest, RowsHaveAWarpOrABlock) {
-  EXPECT_EQ(RowGrid(9, 1024).x, 2);   // eight warps in a block
+  EXPECT_EQ(RowGrid(9, 1024).x, 2);  // eight warps in a block
   EXPECT_EQ(RowGrid(9, 1025).x, 9);
   EXPECT_TRUE(RowGrid(int64_t{1} << 24, 128).Launchable());
 }

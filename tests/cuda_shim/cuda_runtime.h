@@ -1,8 +1,8 @@
-// The part of the CUDA runtime and language that kernels/cuda uses, for the host compiler: with this
-// folder first in the search path, its sources compile unchanged and run on the CPU, one block after
-// another, a block's threads as fibers (shim.cc). What a card forbids ends the program with a line:
-// a barrier or shuffle that some threads of the block or warp do not reach, writes beyond the end
-// of an allocation. Fresh memory is NaN.
+// The part of the CUDA runtime and language that kernels/cuda uses, for the host compiler: with
+// this folder first in the search path, its sources compile unchanged and run on the CPU, one block
+// after another, a block's threads as fibers (shim.cc). What a card forbids ends the program with a
+// line: a barrier or shuffle that some threads of the block or warp do not reach, writes beyond the
+// end of an allocation. Fresh memory is NaN.
 #ifndef CVXQ_TESTS_CUDA_SHIM_CUDA_RUNTIME_H_
 #define CVXQ_TESTS_CUDA_SHIM_CUDA_RUNTIME_H_
 
@@ -25,7 +25,7 @@
 
 struct dim3 {
   unsigned x, y, z;
-  explicit dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+  dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 struct uint2 {
   unsigned x, y;

@@ -17,10 +17,11 @@ class PlainProducts : public Products {
         for (int64_t j = 0; j < p.n; ++j) {
           double sum = 0;
           for (int64_t l = 0; l < p.k; ++l) {
-            sum += At(p, p.a, z * p.a_distance +
-                                  (p.transpose_a ? l * p.a_stride + i : i * p.a_stride + l)) *
-                   At(p, p.b, z * p.b_distance +
-                                  (p.transpose_b ? j * p.b_stride + l : l * p.b_stride + j));
+            sum +=
+                At(p, p.a,
+                   z * p.a_distance + (p.transpose_a ? l * p.a_stride + i : i * p.a_stride + l)) *
+                At(p, p.b,
+                   z * p.b_distance + (p.transpose_b ? j * p.b_stride + l : l * p.b_stride + j));
           }
           float& c = p.c[z * p.c_distance + i * p.c_stride + j];
           c = static_cast<float>(p.accumulate ? c + sum : sum);

@@ -21,8 +21,8 @@ constexpr size_t kMaxShared = 227 << 10;  // of a block, compute capability 9.0
 constexpr unsigned char kFresh = 0xff;    // a NaN in F32, BF16 and F16
 
 [[noreturn]] void Die(const char* what) {
-  std::fprintf(stderr, "cuda_shim: %s, in block %u,%u,%u, thread %u\n", what, blockIdx.x, blockIdx.y,
-               blockIdx.z, threadIdx.x);
+  std::fprintf(stderr, "cuda_shim: %s, in block %u,%u,%u, thread %u\n", what, blockIdx.x,
+               blockIdx.y, blockIdx.z, threadIdx.x);
   std::abort();
 }
 
@@ -52,17 +52,17 @@ struct Block {
     Thread& thread = threads[i];
     threadIdx = dim3(i);
     if (!thread.fiber) {
-      thread.fiber = boost::context::fiber(
-          std::allocator_arg, boost::context::fixedsize_stack(kStackBytes),
-          [this, &thread](boost::context::fiber&& scheduler) {
-            thread.scheduler = std::move(scheduler);
-            for (;;) {
-              (*kernel)();
-              thread.state = State::kReturned;
-              thread.scheduler = std::move(thread.scheduler).resume();
-            }
-            return boost::context::fiber();
-          });
+      thread.fiber =
+          boost::context::fiber(std::allocator_arg, boost::context::fixedsize_stack(kStackBytes),
+                                [this, &thread](boost::context::fiber&& scheduler) {
+                                  thread.scheduler = std::move(scheduler);
+                                  for (;;) {
+                                    (*kernel)();
+                                    thread.state = State::kReturned;
+                                    thread.scheduler = std::move(thread.scheduler).resume();
+                                  }
+                                  return boost::context::fiber();
+                                });
     }
     thread.fiber = std::move(thread.fiber).resume();
   }

@@ -389,7 +389,7 @@ std::vector<Case> AllCases() {
   };
 }
 
-std::vector<std::vector<float>> Run(const Case& c, Backend& backend, DType compute) {
+std::vector<std::vector<float>> RunCase(const Case& c, Backend& backend, DType compute) {
   std::vector<std::vector<float>> values;
   for (const Tensor& t : c.run(backend, compute)) values.push_back(Values(backend, t));
   const Status status = backend.Synchronize();

@@ -25,7 +25,7 @@ struct Case {
 std::vector<Case> AllCases();
 
 // The outputs of a case on a backend, as floats.
-std::vector<std::vector<float>> Run(const Case& c, Backend& backend, DType compute);
+std::vector<std::vector<float>> RunCase(const Case& c, Backend& backend, DType compute);
 
 // Holds outputs against those of the reference within the case's tolerance.
 void ExpectClose(const std::vector<std::vector<float>>& actual,

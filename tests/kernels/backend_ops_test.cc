@@ -29,10 +29,10 @@ class BackendOpsTest : public ::testing::TestWithParam<Case> {};
 TEST_P(BackendOpsTest, AgreesWithReference) {
   const Case& c = GetParam();
   for (DType compute : {DType::kF32, DType::kBF16}) {
-    const auto expected = Run(c, *MakeReferenceBackend(), compute);
+    const auto expected = RunCase(c, *MakeReferenceBackend(), compute);
     for (const std::string variant : {"best", "avx2", "baseline"}) {
       CpuBackend backend(2, Features(variant));
-      ExpectClose(Run(c, backend, compute), expected, c, compute, variant);
+      ExpectClose(RunCase(c, backend, compute), expected, c, compute, variant);
     }
   }
 }
@@ -42,11 +42,11 @@ TEST_P(BackendOpsTest, SameBitsForAnyNumberOfThreads) {
   for (DType compute : {DType::kF32, DType::kBF16}) {
     std::vector<std::vector<float>> first;
     for (int threads : {1, 2, 3, 5}) {
-      const auto values = Run(c, *MakeCpuBackend(threads), compute);
+      const auto values = RunCase(c, *MakeCpuBackend(threads), compute);
       if (threads == 1) first = values;
       for (size_t i = 0; i < values.size(); ++i) {
-        ASSERT_EQ(
-            std::memcmp(values[i].data(), first[i].data(), values[i].size() * sizeof(float)), 0)
+        ASSERT_EQ(std::memcmp(values[i].data(), first[i].data(), values[i].size() * sizeof(float)),
+                  0)
             << Name(compute) << ", " << threads << " threads, output " << i;
       }
     }
