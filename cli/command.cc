@@ -2,6 +2,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 
 #include "service/errors.h"
 
@@ -27,6 +28,16 @@ void Command::AddThreads(CLI::App* command, int& threads) {
   };
   command->add_option("--threads", threads, "Threads (default: all)")
       ->check(CLI::Validator(check, ""));
+}
+
+void Command::AddBackend(CLI::App* command, BackendKind& backend) {
+  static const auto* const kinds = new std::map<std::string, BackendKind>{
+      {"auto", BackendKind::kAuto}, {"cpu", BackendKind::kCpu}, {"cuda", BackendKind::kCuda}};
+  command
+      ->add_option_function<std::string>(
+          "--backend", [&backend](const std::string& name) { backend = kinds->at(name); },
+          "auto (default: the GPU where there is one), cpu or cuda")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
 }
 
 CLI::Validator NotNegative() {

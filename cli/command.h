@@ -7,6 +7,7 @@
 
 #include "base/progress.h"
 #include "base/status.h"
+#include "kernels/backend.h"
 #include "nlohmann/json.hpp"
 
 namespace cvxq {
@@ -30,6 +31,8 @@ class Command {
                     const std::string& example);
   // Adds --threads.
   static void AddThreads(CLI::App* command, int& threads);
+  // Adds --backend.
+  static void AddBackend(CLI::App* command, BackendKind& backend);
   // Progress on standard error as the flags ask.
   ProgressMode progress_mode() const { return ChooseProgressMode(common.quiet); }
 };

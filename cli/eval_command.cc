@@ -21,6 +21,7 @@ class EvalCommand : public Command {
                      "At most so many blocks of each text (0: all)")
         ->check(NotNegative());
     command->add_flag("--bf16", options_.bf16, "Products in BF16: faster where the CPU has it");
+    AddBackend(command, options_.backend);
     AddThreads(command, options_.threads);
   }
 

@@ -64,6 +64,7 @@ class ExportCommand : public Command {
     command->add_option("--seed", options_.calibration.seed, "Seed of all random choices")
         ->capture_default_str()
         ->check(NotNegative());
+    AddBackend(command, options_.backend);
     AddThreads(command, options_.threads);
     command->add_option("--memory", memory_,
                         "Bytes to use beyond one block; more is spilled to disk");

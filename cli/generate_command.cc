@@ -23,6 +23,7 @@ class GenerateCommand : public Command {
         ->capture_default_str()
         ->check(NotNegative());
     command->add_flag("--bf16", options_.bf16, "Products in BF16: faster where the CPU has it");
+    AddBackend(command, options_.backend);
     AddThreads(command, options_.threads);
   }
 

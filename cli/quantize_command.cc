@@ -95,8 +95,7 @@ class QuantizeCommand : public Command {
         command, "--compute", options_.compute,
         {{"auto", ComputeKind::kAuto}, {"fp32", ComputeKind::kF32}, {"bf16", ComputeKind::kBF16}},
         "Arithmetic of the statistics");
-    command->add_option("--backend", backend_, "auto or cpu")
-        ->check(CLI::IsMember({"auto", "cpu"}));
+    AddBackend(command, options_.backend);
     AddThreads(command, options_.threads);
     command
         ->add_option("--workers", options_.workers,
@@ -182,7 +181,6 @@ class QuantizeCommand : public Command {
 
   QuantizeOptions options_;
   std::optional<std::string> size_, memory_;
-  std::string backend_ = "auto";
 };
 
 }  // namespace

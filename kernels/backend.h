@@ -204,6 +204,12 @@ std::unique_ptr<Backend> MakeCpuBackend(int threads);
 // where there is none, or the build is without CUDA.
 StatusOr<std::unique_ptr<Backend>> MakeCudaBackend();
 
+enum class BackendKind : uint8_t { kAuto, kCpu, kCuda };
+
+// The backend of a kind; kAuto is the GPU where there is one, else the CPU. `threads` are the CPU's.
+// Errors are those of MakeCudaBackend, of kCuda alone.
+StatusOr<std::unique_ptr<Backend>> MakeBackend(BackendKind kind, int threads);
+
 // For backends in host memory (reference, cpu) and their tests only: the tensor's bytes.
 template <typename T>
 T* HostData(const Tensor& tensor);

@@ -108,8 +108,9 @@ StatusOr<EvaluateReport> Evaluate(const EvaluateOptions& options, Progress& prog
   if (options.seq_len < 2) return absl::InvalidArgumentError("--seq-len must be at least 2");
   CVXQ_ASSIGN_OR_RETURN(const ModelFiles files, OpenModel(options.model, options.threads));
   CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<const Tokenizer> tokenizer, files.LoadTokenizer());
-  const std::unique_ptr<Backend> backend =
-      MakeCpuBackend(options.threads > 0 ? options.threads : AvailableProcessors());
+  CVXQ_ASSIGN_OR_RETURN(
+      const std::unique_ptr<Backend> backend,
+      MakeBackend(options.backend, options.threads > 0 ? options.threads : AvailableProcessors()));
   const ModelOptions memory{.compute = options.bf16 ? DType::kBF16 : DType::kF32,
                             .resident_bytes = kResidentBytes};
   CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model,

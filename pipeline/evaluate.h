@@ -10,6 +10,7 @@
 
 #include "base/progress.h"
 #include "base/status.h"
+#include "kernels/backend.h"
 #include "model/model.h"
 #include "nlohmann/json.hpp"
 
@@ -23,6 +24,7 @@ struct EvaluateOptions {
   int64_t max_sequences = 0;  // blocks of each text; 0: all
   bool bf16 = false;          // products in BF16; the default is exact F32
   int threads = 0;
+  BackendKind backend = BackendKind::kAuto;
 };
 
 struct TextResult {

@@ -173,7 +173,7 @@ class Exporter {
     CVXQ_ASSIGN_OR_RETURN(format_, MakeFormat(options_, files_));
     CVXQ_RETURN_IF_ERROR(CheckOutput(options_.model, options_.output, options_.overwrite));
     CVXQ_ASSIGN_OR_RETURN(output_, Output::Create(options_.output, options_.overwrite));
-    backend_ = MakeCpuBackend(pool_.threads());
+    CVXQ_ASSIGN_OR_RETURN(backend_, MakeBackend(options_.backend, pool_.threads()));
     memory_ =
         options_.memory.value_or(std::max(kSmallModel, files_.checkpoint->total_bytes() / 10));
     store_ = std::make_unique<SpillStore>(output_->folder(), memory_ / 2);

@@ -16,6 +16,7 @@
 #include "base/progress.h"
 #include "base/status.h"
 #include "formats/export_format.h"
+#include "kernels/backend.h"
 #include "nlohmann/json.hpp"
 #include "pipeline/calibration.h"
 
@@ -42,6 +43,7 @@ struct ExportOptions {
   bool nearest = false;  // with `uniform`: codes nearest to the weights, without any statistics
   double damping = 0.01, shrinkage = 0.1;
   int threads = 0;
+  BackendKind backend = BackendKind::kAuto;
   std::optional<int64_t> memory;
 
   // For tests: what to choose by in place of the distortion of a type of matrix `index` that was

@@ -105,8 +105,9 @@ StatusOr<GenerateReport> Generate(const GenerateOptions& options,
     return absl::InvalidArgumentError(
         absl::StrCat("the prompt has ", prompt.size(), " tokens, the model takes at most ", limit));
   }
-  const std::unique_ptr<Backend> backend =
-      MakeCpuBackend(options.threads > 0 ? options.threads : AvailableProcessors());
+  CVXQ_ASSIGN_OR_RETURN(
+      const std::unique_ptr<Backend> backend,
+      MakeBackend(options.backend, options.threads > 0 ? options.threads : AvailableProcessors()));
   CVXQ_ASSIGN_OR_RETURN(
       const std::unique_ptr<Model> model,
       Model::Load(files.spec, *files.weights,

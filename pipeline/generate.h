@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "kernels/backend.h"
 #include "nlohmann/json.hpp"
 
 namespace cvxq {
@@ -22,6 +23,7 @@ struct GenerateOptions {
   uint64_t seed = 0;
   bool bf16 = false;  // products in BF16; the default is exact F32
   int threads = 0;
+  BackendKind backend = BackendKind::kAuto;
 };
 
 struct GenerateReport {

@@ -114,7 +114,12 @@ LocalStages::LocalStages(StageJob job, int64_t workers, int threads, int64_t mem
         .replicas = replicas,
         .peers = std::vector<StageBoundary*>(replicas, between_replicas_[stage].get())};
     const int share = static_cast<int>((threads + count - 1 - i) / count);
-    stages_.push_back(std::make_unique<Stage>(job_, place, std::max(1, share), memory / count));
+    StatusOr<std::unique_ptr<Backend>> backend =
+        MakeBackend(job_.options.backend, std::max(1, share));
+    backends_.Update(backend.status());
+    stages_.push_back(std::make_unique<Stage>(
+        job_, place, std::max(1, share), memory / count,
+        backend.ok() ? *std::move(backend) : MakeCpuBackend(std::max(1, share))));
   }
 }
 
@@ -208,6 +213,7 @@ class LocalStages::Cuts {
 
 Status LocalStages::Restore(const JobPosition& position) {
   CVXQ_RETURN_IF_ERROR(CheckRestorable(position, layout_));
+  CVXQ_RETURN_IF_ERROR(backends_);
   for (const auto& stage : stages_) CVXQ_RETURN_IF_ERROR(stage->Restore(position));
   return absl::OkStatus();
 }

@@ -17,7 +17,8 @@ namespace cvxq {
 
 class LocalStages : public Stages {
  public:
-  // For so many workers, laid out by ChooseLayout; threads and memory are shared out evenly.
+  // For so many workers, laid out by ChooseLayout; threads and memory are shared out evenly. Errors
+  // of MakeBackend are those of the first Restore.
   LocalStages(StageJob job, int64_t workers, int threads, int64_t memory);
   ~LocalStages() override;
 
@@ -44,6 +45,7 @@ class LocalStages : public Stages {
 
   const StageJob job_;
   const JobLayout layout_;
+  Status backends_;  // whether all stages have theirs
   SpillStore waves_, sums_;  // on their way; those in memory, these where there is room
   std::vector<std::unique_ptr<Boundary>> boundaries_, between_replicas_;
   // In the order of the blocks that they own: stage * replicas + replica.

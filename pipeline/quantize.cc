@@ -151,7 +151,7 @@ class Quantizer {
     CVXQ_ASSIGN_OR_RETURN(tokenizer_, Tokenizer::Load(files_.checkpoint->files()));
     CVXQ_RETURN_IF_ERROR(CheckOutput(options_.model, options_.output, options_.overwrite));
     CVXQ_ASSIGN_OR_RETURN(output_, Output::Create(options_.output, options_.overwrite));
-    backend_ = MakeCpuBackend(pool_.threads());
+    CVXQ_ASSIGN_OR_RETURN(backend_, MakeBackend(options_.backend, pool_.threads()));
     const int64_t model_bytes = files_.checkpoint->total_bytes();
     memory_ = options_.memory.value_or(std::max(kSmallModel, model_bytes / 10));
     store_ = std::make_unique<SpillStore>(output_->folder(), memory_ / 2);

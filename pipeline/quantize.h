@@ -18,6 +18,7 @@
 
 #include "base/progress.h"
 #include "base/status.h"
+#include "kernels/backend.h"
 #include "nlohmann/json.hpp"
 #include "pipeline/calibration.h"
 #include "pipeline/gradients.h"
@@ -58,6 +59,7 @@ struct QuantizeOptions {
 
   ComputeKind compute = ComputeKind::kAuto;
   int threads = 0;                // 0: all that this process may use
+  BackendKind backend = BackendKind::kAuto;
   int64_t workers = 1;            // stages that work at the same time, with their share of both
   int64_t replicas = 0;           // of the stages, each for a share of the samples; 0: as it pays
   MakeStages make_stages;         // given: in place of stages in this process

@@ -73,12 +73,13 @@ std::vector<BlockRange> CutStages(const ArchSpec& spec, int64_t stages) {
   return ranges;
 }
 
-Stage::Stage(const StageJob& job, const StagePlace& place, int threads, int64_t memory)
+Stage::Stage(const StageJob& job, const StagePlace& place, int threads, int64_t memory,
+             std::unique_ptr<Backend> backend)
     : job_(job),
       place_(place),
       memory_(memory),
       pool_(threads),
-      backend_(MakeCpuBackend(threads)),
+      backend_(std::move(backend)),
       store_(job.spill_folder, memory / 2),
       own_plans_(PlansOf(job.files.spec, place.owned)),
       plans_(job.plans != nullptr ? *job.plans : own_plans_),

@@ -62,8 +62,9 @@ std::vector<BlockRange> CutStages(const ArchSpec& spec, int64_t stages);
 // Used from one thread at a time.
 class Stage {
  public:
-  // `threads` and `memory` bytes are for this stage alone.
-  Stage(const StageJob& job, const StagePlace& place, int threads, int64_t memory);
+  // `threads`, `memory` bytes and the backend are for this stage alone.
+  Stage(const StageJob& job, const StagePlace& place, int threads, int64_t memory,
+        std::unique_ptr<Backend> backend);
 
   // Begins behind what is in the job's state, or from the start. kDataLoss where it is not there;
   // codes are looked for when they are needed.

@@ -214,6 +214,7 @@ Status LocalExecutor::Quantise(const Task& task, int32_t attempt, std::optional<
   Progress progress(
       {.listener = [&reporter](const ProgressUpdate& update) { reporter.Listen(update); }});
   options.make_stages = options_.make_stages;
+  options.backend = BackendKind::kCpu;  // as all workers, so that anybody can go on with a job
   options.state = StateAddress(options.output);
   options.save_seconds = options_.save_seconds;
   options.before_publish = [&](const QuantizeReport& report) -> Status {

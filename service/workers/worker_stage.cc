@@ -163,7 +163,7 @@ Status WorkerStage::Work() {
   }
   int64_t memory = resources_.memory / 2;  // waves have the other half
   if (memory == 0) memory = std::max(kSmallModel, owned->files.checkpoint->total_bytes() / 10);
-  Stage stage(*owned->job, Place(), threads, memory / share);
+  Stage stage(*owned->job, Place(), threads, memory / share, MakeCpuBackend(threads));
   CVXQ_RETURN_IF_ERROR(stage.Restore({.step = spec.state().step(), .waves = spec.state().waves()}));
   v1::Report ready;
   ready.mutable_done();
