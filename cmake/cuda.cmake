@@ -3,12 +3,11 @@
 if(CVXQ_CUDA)
   set(CMAKE_CUDA_ARCHITECTURES "80-real;86-real;89-real;90-real;100-real;120" CACHE STRING
       "Compute capabilities to compile for; the last one's PTX serves later cards")
-  # Includes are not repeated for the host's warnings: the same sources are compiled with all of
-  # them in tests/cuda.
-  set(CMAKE_CUDA_FLAGS "--expt-relaxed-constexpr --extended-lambda -Xcompiler=-ffp-contract=off -lineinfo")
+  # Warnings are the host compiler's, in tests/cuda_shim.
+  set(CMAKE_CUDA_FLAGS
+      "--expt-relaxed-constexpr --extended-lambda -Xcompiler=-ffp-contract=off -lineinfo")
   enable_language(CUDA)
-  set(CMAKE_CUDA_STANDARD 20)
-  set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")  # which CMake 3.25 does not know
   if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 13)
     message(FATAL_ERROR "CVXQ_CUDA needs the CUDA toolkit 13, not ${CMAKE_CUDA_COMPILER_VERSION}")
   endif()
