@@ -26,7 +26,10 @@ cvxq_library(storage SOURCES "s3/*.cc" LINK cvxq_tensor nlohmann_json::nlohmann_
              pugixml::pugixml)
 include(cuda)
 cvxq_library(kernels SOURCES "reference/*.cc" "cpu/*.cc" ${CVXQ_CUDA_SOURCES}
-             LINK cvxq_tensor DNNL::dnnl gomp ${CVXQ_CUDA_LIBRARIES})
+             LINK cvxq_tensor DNNL::dnnl gomp)
+if(CVXQ_CUDA)
+  target_link_libraries(cvxq_kernels PUBLIC ${CVXQ_CUDA_LIBRARIES})
+endif()
 cvxq_library(model LINK cvxq_kernels cvxq_storage PkgConfig::ONIGURUMA PkgConfig::UTF8PROC)
 cvxq_library(quant LINK cvxq_kernels ZLIB::ZLIB)
 cvxq_library(formats LINK cvxq_model cvxq_quant)

@@ -9,7 +9,8 @@ packages=(
   libonig-dev libutf8proc-dev libssl-dev
   libcurl4-openssl-dev libpugixml-dev libsqlite3-dev libhiredis-dev prometheus-cpp-dev
   libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc
-  libgtest-dev libgmock-dev libboost-context-dev libbenchmark-dev redis-server prometheus python3-yaml
+  libgtest-dev libgmock-dev libboost-context-dev libbenchmark-dev redis-server prometheus
+  python3-yaml python3-grpcio iproute2
 )
 
 missing=()
