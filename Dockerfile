@@ -1,6 +1,9 @@
 # The program in a small image:
 #   docker build -t cvxq:0.1.0 .
 #   docker run --rm -v /models:/models cvxq:0.1.0 quantize /models/llama --bits 3 -o /models/llama-3bit
+# and for GPUs, with NVIDIA's libraries of CUDA 13 (the host has the driver and its container toolkit):
+#   docker build -t cvxq:0.1.0-gpu --target gpu .
+#   docker run --rm --gpus 1 -v /models:/models cvxq:0.1.0-gpu quantize /models/llama --bits 3 -o /models/llama-3bit
 # It runs as a user without rights (10001), needs no writable root, and answers /healthz and /readyz
 # where `--metrics` is given: health checks are those of whatever runs it.
 
@@ -44,4 +47,22 @@ WORKDIR /
 ENTRYPOINT ["/usr/local/bin/cvxq"]
 CMD ["--help"]
 
-# A later target for GPUs goes here: FROM runtime AS gpu, chosen by --target gpu.
+
+FROM nvidia/cuda:13.0.1-devel-ubuntu22.04 AS cuda
+
+FROM build AS build-gpu
+COPY --from=cuda /usr/local/cuda /usr/local/cuda
+ENV PATH=/usr/local/cuda/bin:$PATH
+RUN cmake --preset cuda -DCVXQ_BUILD_TESTS=OFF -DCVXQ_BUILD_BENCH=OFF \
+    && cmake --build --preset cuda --target cvxq \
+    && cmake --install build/cuda --prefix /opt/cvxq-gpu --strip
+
+FROM runtime AS gpu
+COPY --from=cuda /usr/local/cuda/lib64/libcublasLt.so.13 /usr/local/lib/
+COPY --from=build-gpu /opt/cvxq-gpu/bin/cvxq /usr/local/bin/cvxq
+ENV LD_LIBRARY_PATH=/usr/local/lib \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+# What `docker build` makes where no target is named.
+FROM runtime

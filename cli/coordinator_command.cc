@@ -81,6 +81,7 @@ class CoordinatorCommand : public Command {
       workers_.settling = absl::Seconds(settle_);
       CVXQ_ASSIGN_OR_RETURN(workers, WorkerPool::Start(workers_));
       executor_.make_stages = UseWorkersIfAny(*workers);
+      executor_.stage_numerics = [&pool = *workers] { return SettledNumericsOfWorkers(pool); };
     }
     LocalExecutor executor(policy, executor_);
     CoordinatorOptions options;
@@ -143,9 +144,9 @@ class CoordinatorCommand : public Command {
   static MetricsView View(const Coordinator& coordinator, const WorkerPool* workers) {
     MetricsView view = coordinator.View();
     if (workers == nullptr) return view;
-    const std::string numerics_class = MakeCpuBackend(1)->numerics_class();
+    const std::optional<Numerics> numerics = NumericsOfWorkers(*workers);
     for (const auto& worker : workers->workers()) {
-      const bool usable = worker->hello().numerics_class() == numerics_class;
+      const bool usable = worker->hello().numerics_class() == numerics->numerics_class;
       ++(usable ? view.usable_workers : view.other_workers);
     }
     view.stages_lost = workers->stages_lost;

@@ -26,6 +26,7 @@ class WorkerCommand : public Command {
         ->capture_default_str();
     command->add_option("--advertise", options_.advertise,
                         "HOST:PORT at which they find this one (default: as it listens)");
+    AddBackend(command, options_.resources.backend);
     AddThreads(command, options_.resources.threads);
     command->add_option("--memory", memory_, "For what may also lie on disk, e.g. 16GiB");
     command->add_option("--spill", options_.resources.spill_folder, "Folder for what does")

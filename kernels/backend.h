@@ -194,6 +194,13 @@ class Backend {
   virtual void KlGradient(const Tensor& reference, const Tensor& logits, Tensor g) = 0;
 };
 
+// What of a backend decides the bits of results, and how they are computed by default.
+struct Numerics {
+  std::string backend, numerics_class;  // Backend::name, numerics_class
+  bool fast_bf16 = false;
+};
+Numerics NumericsOf(const Backend& backend);
+
 // The plain specification: loops a reader can check by eye. One thread, for tests.
 std::unique_ptr<Backend> MakeReferenceBackend();
 

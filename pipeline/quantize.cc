@@ -152,6 +152,11 @@ class Quantizer {
     CVXQ_RETURN_IF_ERROR(CheckOutput(options_.model, options_.output, options_.overwrite));
     CVXQ_ASSIGN_OR_RETURN(output_, Output::Create(options_.output, options_.overwrite));
     CVXQ_ASSIGN_OR_RETURN(backend_, MakeBackend(options_.backend, pool_.threads()));
+    numerics_ = NumericsOf(*backend_);
+    if (Cut() && options_.stage_numerics) {
+      CVXQ_ASSIGN_OR_RETURN(const std::optional<Numerics> others, options_.stage_numerics());
+      numerics_ = others.value_or(numerics_);
+    }
     const int64_t model_bytes = files_.checkpoint->total_bytes();
     memory_ = options_.memory.value_or(std::max(kSmallModel, model_bytes / 10));
     store_ = std::make_unique<SpillStore>(output_->folder(), memory_ / 2);
@@ -177,7 +182,7 @@ class Quantizer {
 
   ModelOptions ModelMemory() const {
     const bool bf16 = options_.compute == ComputeKind::kBF16 ||
-                      (options_.compute == ComputeKind::kAuto && backend_->fast_bf16() &&
+                      (options_.compute == ComputeKind::kAuto && numerics_.fast_bf16 &&
                        files_.checkpoint->total_bytes() > kSmallModel);
     return {.compute = bf16 ? DType::kBF16 : DType::kF32, .resident_bytes = memory_ / 2};
   }
@@ -219,6 +224,7 @@ class Quantizer {
                  .gradients = GradientsOf(0),
                  .output_block = output_block_,
                  .compute = ModelMemory().compute,
+                 .numerics_class = numerics_.numerics_class,
                  .spill_folder = output_->folder(),
                  .state = state_.get(),
                  .save_seconds = options_.save_seconds};
@@ -336,7 +342,7 @@ class Quantizer {
     return feedback_ == Feedback::kTwo ? "two" : feedback_ == Feedback::kOne ? "one" : "none";
   }
   std::string NumericsClass() const {
-    return absl::StrCat(backend_->numerics_class(), "-",
+    return absl::StrCat(numerics_.numerics_class, "-",
                         ModelMemory().compute == DType::kBF16 ? "bf16" : "fp32");
   }
 
@@ -349,7 +355,7 @@ class Quantizer {
     report.output = options_.output;
     report.codec = coder_->name();
     report.calibration = calibration_.description;
-    report.backend = backend_->name();
+    report.backend = numerics_.backend;
     report.numerics_class = NumericsClass();
     report.parameters = files_.parameters();
     report.quantized_parameters = QuantizedWeights();
@@ -420,6 +426,7 @@ class Quantizer {
   std::unique_ptr<const Tokenizer> tokenizer_;
   std::unique_ptr<Output> output_;
   std::unique_ptr<Backend> backend_;
+  Numerics numerics_;  // of the stages, wherever they are
   std::unique_ptr<SpillStore> store_;
   CalibrationSet calibration_;
   std::vector<LinearPlan> plans_;

@@ -63,6 +63,8 @@ struct QuantizeOptions {
   int64_t workers = 1;            // stages that work at the same time, with their share of both
   int64_t replicas = 0;           // of the stages, each for a share of the samples; 0: as it pays
   MakeStages make_stages;         // given: in place of stages in this process
+  // Given: with what the stages of make_stages would compute; nullopt: none are to be had.
+  std::function<StatusOr<std::optional<Numerics>>()> stage_numerics;
   std::optional<int64_t> memory;  // bytes for what may else be spilled or streamed
 
   // Folder or s3:// address that what is done is kept at until the output is there: the same job

@@ -35,6 +35,7 @@ struct StageJob {
   GradientOptions gradients;
   int64_t output_block = 0;  // rows of the blocks of H_O
   DType compute = DType::kF32;
+  std::string numerics_class;  // of the backends of all its stages
   std::string spill_folder;
   JobState* state = nullptr;  // where to keep what is done; nullptr: nowhere
   double save_seconds = 0;    // how often, while a step is under way

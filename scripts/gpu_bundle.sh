@@ -27,6 +27,7 @@ ldd "${programs[@]}" | awk '$2 == "=>" && $3 ~ /^\// {print $3}' | sort -u |
   grep -vE '/(libc|libm|libdl|librt|libpthread|libcublas|libcublasLt|libcusolver|libcusparse|libnvJitLink|libcuda)\.so' |
   xargs -I{} cp -L {} "$bundle/lib/"
 cp -r examples/models/kjv-llama-1m "$bundle/model"
+cp -r tests/data/models "$bundle/test-models"
 cp examples/text/kjv.test.txt "$bundle/"
 cp scripts/gpu_check.sh "$bundle/"
 du -sh "$bundle"

@@ -26,6 +26,7 @@ run() {
   timeout "$limit" bash -c '"$@"' run "$@"
 }
 
+export CVXQ_TEST_DATA=$bundle/test-models/
 failed=0
 # step NAME SECONDS COMMAND...: its output in OUT/NAME.txt, and one line in the summary.
 step() {

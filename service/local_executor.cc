@@ -214,7 +214,8 @@ Status LocalExecutor::Quantise(const Task& task, int32_t attempt, std::optional<
   Progress progress(
       {.listener = [&reporter](const ProgressUpdate& update) { reporter.Listen(update); }});
   options.make_stages = options_.make_stages;
-  options.backend = BackendKind::kCpu;  // as all workers, so that anybody can go on with a job
+  options.stage_numerics = options_.stage_numerics;
+  options.backend = BackendKind::kCpu;  // of a coordinator, whose workers have the GPUs
   options.state = StateAddress(options.output);
   options.save_seconds = options_.save_seconds;
   options.before_publish = [&](const QuantizeReport& report) -> Status {

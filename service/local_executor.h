@@ -23,6 +23,7 @@ namespace cvxq {
 struct LocalExecutorOptions {
   int parallel = 1;        // jobs at a time; 0: they wait
   MakeStages make_stages;  // given: asked first who has the stages of a job
+  std::function<StatusOr<std::optional<Numerics>>()> stage_numerics;  // of those
   absl::Duration report_interval = absl::Seconds(1);
   double save_seconds = 15;  // how often a job keeps what is done, for after a crash
   // The work itself; tests put their own in.

@@ -1,6 +1,7 @@
 #include "service/workers/remote_stages.h"
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -24,14 +25,23 @@ Status WorkersGone(const std::string& message) {
 
 constexpr std::chrono::milliseconds kTick{100};  // how soon an interruption is seen
 
-// Those whose results have the same bits as this process's.
-std::vector<std::shared_ptr<WorkerLink>> SuitableWorkers(const WorkerPool& pool) {
-  const std::string numerics_class = MakeCpuBackend(1)->numerics_class();
+// Those whose results have the same bits.
+std::vector<std::shared_ptr<WorkerLink>> SuitableWorkers(const WorkerPool& pool,
+                                                         const std::string& numerics_class) {
   std::vector<std::shared_ptr<WorkerLink>> workers = pool.workers();
   std::erase_if(workers, [&](const auto& worker) {
     return worker->hello().numerics_class() != numerics_class;
   });
   return workers;
+}
+
+// A job that outlived its coordinator shall not be cut before its workers are back.
+Status Settle(const WorkerPool& pool) {
+  while (pool.settling() > absl::ZeroDuration()) {
+    CVXQ_RETURN_IF_ERROR(CheckInterrupted());
+    absl::SleepFor(std::min(pool.settling(), absl::Milliseconds(100)));
+  }
+  return absl::OkStatus();
 }
 
 // Whether another worker may not have what this one failed for.
@@ -50,14 +60,37 @@ MakeStages UseWorkers(WorkerPool& pool, RemoteStagesOptions options) {
 
 MakeStages UseWorkersIfAny(WorkerPool& pool) {
   return [&pool](const StageJob& job) -> StatusOr<std::unique_ptr<Stages>> {
-    // A job that outlived its coordinator shall not be cut before its workers are back.
-    while (pool.settling() > absl::ZeroDuration()) {
-      CVXQ_RETURN_IF_ERROR(CheckInterrupted());
-      absl::SleepFor(std::min(pool.settling(), absl::Milliseconds(100)));
+    CVXQ_RETURN_IF_ERROR(Settle(pool));
+    if (SuitableWorkers(pool, job.numerics_class).empty() &&
+        job.numerics_class == MakeCpuBackend(1)->numerics_class()) {
+      return nullptr;
     }
-    if (SuitableWorkers(pool).empty()) return nullptr;
     return RemoteStages::Start(pool, job, {});
   };
+}
+
+std::optional<Numerics> NumericsOfWorkers(const WorkerPool& pool) {
+  std::map<std::string, std::pair<int64_t, Numerics>> classes;
+  for (const auto& worker : pool.workers()) {
+    const v1::Hello& hello = worker->hello();
+    auto& [count, numerics] = classes[hello.numerics_class()];
+    ++count;
+    numerics = {hello.backend(), hello.numerics_class(), hello.fast_bf16()};
+  }
+  const std::string own = MakeCpuBackend(1)->numerics_class();
+  const auto rank = [&](const auto& entry) {
+    return std::pair(entry.second.first, entry.first == own);
+  };
+  const auto largest =
+      std::max_element(classes.begin(), classes.end(),
+                       [&](const auto& a, const auto& b) { return rank(a) < rank(b); });
+  if (largest == classes.end()) return std::nullopt;
+  return largest->second.second;
+}
+
+StatusOr<std::optional<Numerics>> SettledNumericsOfWorkers(const WorkerPool& pool) {
+  CVXQ_RETURN_IF_ERROR(Settle(pool));
+  return NumericsOfWorkers(pool);
 }
 
 RemoteStages::RemoteStages(WorkerPool& pool, const StageJob& job,
@@ -87,11 +120,11 @@ Status RemoteStages::Cut() {
   std::unique_lock lock(mutex_);
   const absl::Time until = absl::Now() + options_.patience;
   std::vector<std::shared_ptr<WorkerLink>> workers;
-  while ((workers = SuitableWorkers(pool_)).empty()) {
+  while ((workers = SuitableWorkers(pool_, job_.numerics_class)).empty()) {
     CVXQ_RETURN_IF_ERROR(CheckInterrupted());
     if (absl::Now() > until) {
-      return WorkersGone(absl::StrCat("no worker of the class ",
-                                      MakeCpuBackend(1)->numerics_class(), " has registered"));
+      return WorkersGone(
+          absl::StrCat("no worker of the class ", job_.numerics_class, " has registered"));
     }
     changed_.wait_for(lock, kTick);
   }
@@ -146,7 +179,7 @@ Status RemoteStages::Settle() {
     }
     std::shared_ptr<WorkerLink> chosen;
     int64_t fewest = 0;
-    for (const auto& worker : SuitableWorkers(pool_)) {
+    for (const auto& worker : SuitableWorkers(pool_, job_.numerics_class)) {
       if (unfit_.contains(worker)) continue;
       const int64_t has = std::count_if(parts_.begin(), parts_.end(),
                                         [&](const Part& p) { return p.worker == worker; });

@@ -103,8 +103,16 @@ class RemoteStages : public Stages, private WorkerListener {
 
 // What makes Quantize() run a job with the workers of a pool, which outlives the job.
 MakeStages UseWorkers(WorkerPool& pool, RemoteStagesOptions options = {});
-// The same, but in this process where no worker is registered when the job begins.
+// The same, but in this process where no worker of the job's class is registered when it begins and
+// the class is this process's own.
 MakeStages UseWorkersIfAny(WorkerPool& pool);
+
+// With what the workers of the pool compute who would have a job that begins now: of each class are
+// as many as have registered, and the largest is taken; of equal ones this process's own, then the
+// first by name. nullopt: there are none.
+std::optional<Numerics> NumericsOfWorkers(const WorkerPool& pool);
+// The same once jobs need not wait for workers any more; kCancelled by an interruption.
+StatusOr<std::optional<Numerics>> SettledNumericsOfWorkers(const WorkerPool& pool);
 
 }  // namespace cvxq
 

@@ -36,7 +36,9 @@ class Worker::Session {
     v1::Hello& hello = *first.mutable_hello();
     hello.set_worker(NewUuid());
     hello.set_address(worker_.address_);
-    hello.set_numerics_class(worker_.numerics_class_);
+    hello.set_numerics_class(worker_.numerics_.numerics_class);
+    hello.set_backend(worker_.numerics_.backend);
+    hello.set_fast_bf16(worker_.numerics_.fast_bf16);
     Push(std::move(first));
     std::thread writer([this] { Write(); });
     std::thread watchdog([this] { Watch(); });
@@ -197,7 +199,9 @@ StatusOr<std::unique_ptr<Worker>> Worker::Start(WorkerOptions options) {
   const WorkerOptions& given = worker->options_;
   CVXQ_ASSIGN_OR_RETURN(const auto server_credentials, ServerCredentials(given.listen, given.tls));
   worker->credentials_ = ClientCredentials(given.tls);
-  worker->numerics_class_ = MakeCpuBackend(1)->numerics_class();
+  CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend,
+                        MakeBackend(given.resources.backend, 1));
+  worker->numerics_ = NumericsOf(*backend);
   int port = 0;
   grpc::ServerBuilder builder;
   builder.SetOption(std::make_unique<WithoutReflection>());

@@ -26,7 +26,7 @@ struct WorkerOptions {
 class Worker {
  public:
   // Listens for other workers. kInvalidArgument for options that do not fit, kUnavailable where the
-  // port is taken.
+  // port is taken or the backend that is asked for cannot be had.
   static StatusOr<std::unique_ptr<Worker>> Start(WorkerOptions options);
   ~Worker();
 
@@ -42,7 +42,8 @@ class Worker {
 
   const WorkerOptions options_;
   std::shared_ptr<grpc::ChannelCredentials> credentials_;
-  std::string address_, numerics_class_;
+  std::string address_;
+  Numerics numerics_;
   Waves waves_;
   TransportService transport_;
   std::unique_ptr<grpc::Server> server_;

@@ -163,7 +163,9 @@ Status WorkerStage::Work() {
   }
   int64_t memory = resources_.memory / 2;  // waves have the other half
   if (memory == 0) memory = std::max(kSmallModel, owned->files.checkpoint->total_bytes() / 10);
-  Stage stage(*owned->job, Place(), threads, memory / share, MakeCpuBackend(threads));
+  CVXQ_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend,
+                        MakeBackend(resources_.backend, threads));
+  Stage stage(*owned->job, Place(), threads, memory / share, std::move(backend));
   CVXQ_RETURN_IF_ERROR(stage.Restore({.step = spec.state().step(), .waves = spec.state().waves()}));
   v1::Report ready;
   ready.mutable_done();

@@ -23,6 +23,7 @@ struct WorkerResources {
   int threads = 1;
   int64_t memory = 0;  // 0: as the model needs
   std::string spill_folder;
+  BackendKind backend = BackendKind::kAuto;
   WorkerMetrics* metrics = nullptr;  // told of stages and steps; may be nullptr
 };
 

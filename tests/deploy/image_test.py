@@ -41,7 +41,10 @@ def check_packages(dockerfile):
 def check_rights(dockerfile):
     users = re.findall(r"^USER (\d+):(\d+)$", dockerfile, re.MULTILINE)
     assert len(users) == 1 and int(users[0][0]) > 0, users
-    assert all(":" in image for image in re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE))
+    stages = re.findall(r"^FROM \S+ AS (\S+)$", dockerfile, re.MULTILINE)
+    images = re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)
+    assert all(":" in image or image in stages for image in images), images
+    assert images[-1] == "runtime", "the small image is the one that is made by default"
 
 
 def check_context():

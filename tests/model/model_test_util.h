@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -16,11 +17,15 @@
 
 namespace cvxq {
 
-inline std::string DataFolder() { return std::string(CVXQ_SOURCE_DIR) + "/tests/data/models/"; }
-
-inline std::unique_ptr<Backend> MakeBackend(const std::string& name) {
-  return name == "reference" ? MakeReferenceBackend() : MakeCpuBackend(2);
+// CVXQ_TEST_DATA, where the sources are not on the machine.
+inline std::string DataFolder() {
+  const char* folder = std::getenv("CVXQ_TEST_DATA");
+  return folder != nullptr ? folder : std::string(CVXQ_SOURCE_DIR) + "/tests/data/models/";
 }
+
+// The backends that a test program has: model/test_backends.cc, or cuda/test_backends.cc on a GPU.
+std::vector<std::string> TestBackends();
+std::unique_ptr<Backend> MakeTestBackend(const std::string& name);
 
 // Every case of make_model_golden.py.
 inline std::vector<std::string> AllCases() {
@@ -53,7 +58,7 @@ struct TestModel {
   static TestModel Open(const std::string& folder, const std::string& backend_name,
                         const ModelOptions& options = {}) {
     TestModel test;
-    test.backend = MakeBackend(backend_name);
+    test.backend = MakeTestBackend(backend_name);
     auto checkpoint = Checkpoint::Open(folder);
     EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
     test.checkpoint = *checkpoint;
