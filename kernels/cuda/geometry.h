@@ -44,6 +44,31 @@ Grid ColumnGrid(int64_t n, int64_t columns);
 inline constexpr int64_t kStripBytes = 32 << 20;
 int64_t StripRows(int64_t M, int64_t N);
 
+// A run of keys or queries [begin, end).
+struct Span {
+  int begin = 0, end = 0;
+};
+// The keys that any query at positions [first, last] sees: (position - window, position] each.
+constexpr Span KeysSeen(int first, int last, int window) {
+  return {first + 1 > window ? first + 1 - window : 0, last + 1};
+}
+// The queries of T, the first at position 0, that see any of the keys [first, last].
+constexpr Span QueriesSeeing(int first, int last, int window, int T) {
+  return {first, T - last < window ? T : last + window};
+}
+
+// The length of rows for which attention on tensor cores has kernels that take head_dim; 0 where
+// there is none.
+constexpr int PaddedHeadDim(int head_dim) {
+  if (head_dim % 2 != 0 || head_dim > 256) return 0;
+  return head_dim <= 64 ? 64 : head_dim <= 96 ? 96 : head_dim <= 128 ? 128 : 256;
+}
+// Tokens of a sequence are padded to whole tiles.
+inline constexpr int kTokenTile = 128;
+constexpr int PaddedTokens(int T) {
+  return static_cast<int>(CeilDiv(T, kTokenTile)) * kTokenTile;
+}
+
 }  // namespace cvxq::cuda
 
 #endif  // CVXQ_KERNELS_CUDA_GEOMETRY_H_

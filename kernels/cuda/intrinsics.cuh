@@ -42,6 +42,20 @@ __device__ inline float Fma(float a, float b, float c) { return __fmaf_rn(a, b, 
 __device__ inline float MulRounded(float a, float b) { return __fmul_rn(a, b); }
 __device__ inline float AddRounded(float a, float b) { return __fadd_rn(a, b); }
 
+// 2^x to about 2^-22, and 0 below 2^-126.
+__device__ inline float FastExp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// 1 / x to about 2^-23.
+__device__ inline float FastReciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // d[16,8] += a[16,16] b[16,8] by one warp in BF16 with sums in float (mma.sync.m16n8k16). With g =
 // lane / 4 and t = lane % 4, a lane holds
 //   d: (g, 2t), (g, 2t+1), (g+8, 2t), (g+8, 2t+1)

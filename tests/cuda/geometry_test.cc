@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 namespace cvxq::cuda {
 namespace {
 
@@ -42,6 +44,47 @@ TEST(CudaGeometryTest, StripsFitTheCache) {
   EXPECT_EQ(StripRows(11008, 11008) % 128, 0);
   EXPECT_LE(StripRows(11008, 11008) * 11008 * 4, kStripBytes);
   EXPECT_EQ(StripRows(1000, int64_t{1} << 30), 128);  // never less
+}
+
+TEST(CudaGeometryTest, KeysAndQueriesSeeEachOther) {
+  const int T = 40;
+  for (int window : {1, 2, 7, 39, 40}) {
+    for (int first = 0; first < T; ++first) {
+      for (int last = first; last < T && last < first + 9; ++last) {
+        int key_begin = T, key_end = 0, query_begin = T, query_end = 0;
+        for (int i = first; i <= last; ++i) {
+          for (int j = 0; j < T; ++j) {
+            if (j <= i && i - j < window) {
+              key_begin = std::min(key_begin, j);
+              key_end = std::max(key_end, j + 1);
+            }
+            if (i <= j && j - i < window) {
+              query_begin = std::min(query_begin, j);
+              query_end = std::max(query_end, j + 1);
+            }
+          }
+        }
+        const Span keys = KeysSeen(first, last, window);
+        const Span queries = QueriesSeeing(first, last, window, T);
+        EXPECT_EQ(keys.begin, key_begin);
+        EXPECT_EQ(keys.end, key_end);
+        EXPECT_EQ(queries.begin, query_begin);
+        EXPECT_EQ(queries.end, query_end);
+      }
+    }
+  }
+}
+
+TEST(CudaGeometryTest, PaddingOfHeads) {
+  for (int head_dim = 2; head_dim <= 256; head_dim += 2) {
+    EXPECT_GE(PaddedHeadDim(head_dim), head_dim);
+    EXPECT_EQ(PaddedHeadDim(head_dim) % 32, 0);
+  }
+  EXPECT_EQ(PaddedHeadDim(80), 96);
+  EXPECT_EQ(PaddedHeadDim(7), 0);
+  EXPECT_EQ(PaddedHeadDim(258), 0);
+  EXPECT_EQ(PaddedTokens(0), 0);
+  EXPECT_EQ(PaddedTokens(129), 256);
 }
 
 TEST(CudaGeometryTest, WhatNoCardTakes) {

@@ -57,8 +57,12 @@ struct TestModel {
 
   static TestModel Open(const std::string& folder, const std::string& backend_name,
                         const ModelOptions& options = {}) {
+    return Open(folder, MakeTestBackend(backend_name), options);
+  }
+  static TestModel Open(const std::string& folder, std::unique_ptr<Backend> backend,
+                        const ModelOptions& options) {
     TestModel test;
-    test.backend = MakeTestBackend(backend_name);
+    test.backend = std::move(backend);
     auto checkpoint = Checkpoint::Open(folder);
     EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
     test.checkpoint = *checkpoint;

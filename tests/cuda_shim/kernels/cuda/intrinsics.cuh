@@ -26,6 +26,9 @@ inline float Fma(float a, float b, float c) { return std::fma(a, b, c); }
 inline float MulRounded(float a, float b) { return a * b; }  // nothing is contracted here
 inline float AddRounded(float a, float b) { return a + b; }
 
+inline float FastExp2(float x) { return std::exp2(x); }
+inline float FastReciprocal(float x) { return 1 / x; }
+
 inline float LowBF16(uint32_t pair) { return BF16ToFloat(static_cast<uint16_t>(pair)); }
 inline float HighBF16(uint32_t pair) { return BF16ToFloat(static_cast<uint16_t>(pair >> 16)); }
 
