@@ -67,33 +67,31 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   BF16* ks = qs + Tile::kQueries * kStride<D>;
   BF16* vs = ks + Tile::kKeys * kStride<D>;
   // The last queries see most keys and come first.
-  const int tiles = (shape.Tq + Tile::kQueries - 1) / Tile::kQueries;
-  const int of_head = shape.B * shape.heads, bh = blockIdx.x % of_head;
-  const int first = (tiles - 1 - static_cast<int>(blockIdx.x) / of_head) * Tile::kQueries;
+  const int bh = blockIdx.x, first = static_cast<int>(gridDim.y - 1 - blockIdx.y) * Tile::kQueries;
   const int position = shape.Tk - shape.Tq + first;
   const int last = position + Tile::kQueries < shape.Tk ? position + Tile::kQueries : shape.Tk;
   const Span seen = KeysSeen(position, last - 1, shape.window);
   const int begin = seen.begin / Tile::kKeys * Tile::kKeys;
-  const int64_t kv = int64_t{bh / shape.group} * PaddedTokens(shape.Tk) * D;  // b, head / group
+  const int kv = bh / shape.group * PaddedTokens(shape.Tk);  // rows before those of b, head / group
 
   const int warp_row = static_cast<int>(threadIdx.x) / kWarp * kM * 16;
   const int warp_position = position + warp_row;
   CopyTile<D, Tile::kQueries>(qs, q + (int64_t{bh} * PaddedTokens(shape.Tq) + first) * D);
-  CopyTile<D, Tile::kKeys>(ks, k + kv + int64_t{begin} * D);
+  CopyTile<D, Tile::kKeys>(ks, k + int64_t{kv + begin} * D);
   CommitCopies();
   RunningRow running[kM][2];
   float out[kM][D / 8][4] = {};
   for (int key = begin; key < seen.end; key += Tile::kKeys) {
     WaitForCopies<0>();
     __syncthreads();  // k is there, and nobody needs v any more
-    CopyTile<D, Tile::kKeys>(vs, v + kv + int64_t{key} * D);
+    CopyTile<D, Tile::kKeys>(vs, v + int64_t{kv + key} * D);
     CommitCopies();
     float s[kM][kN][4];
     MultiplyRows<D>(qs + warp_row * kStride<D>, ks, s);
     WaitForCopies<0>();
     __syncthreads();  // v is there, and nobody needs k any more
     if (key + Tile::kKeys < seen.end) {
-      CopyTile<D, Tile::kKeys>(ks, k + kv + int64_t{key + Tile::kKeys} * D);
+      CopyTile<D, Tile::kKeys>(ks, k + int64_t{kv + key + Tile::kKeys} * D);
       CommitCopies();
     }
     if (cap > 0) {
@@ -164,7 +162,8 @@ void AttentionBF16(Device& device, const AttentionShape& shape, const Tensor& q,
   WithPaddedHeadDim(shape.head_dim, [&](auto padded) {
     constexpr int D = decltype(padded)::value;
     Launch(device,
-           {.x = CeilDiv(shape.Tq, ForwardTile<D>::kQueries) * shape.B * shape.heads,
+           {.x = int64_t{shape.B} * shape.heads,
+            .y = CeilDiv(shape.Tq, ForwardTile<D>::kQueries),
             .threads = kTileThreads,
             .shared_bytes = ForwardTile<D>::kSharedBytes},
            ForwardKernel<D>, shape, Cap(shape), Data<BF16>(packed_q), Data<BF16>(packed_k),

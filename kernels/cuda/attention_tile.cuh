@@ -44,7 +44,7 @@ __device__ void CopyTile(BF16* tile, const BF16* rows) {
   const int row = static_cast<int>(threadIdx.x) / kUnits, unit = threadIdx.x % kUnits;
   if (row >= kRowsAtOnce) return;
   BF16* to = tile + row * kStride<D> + unit * 8;
-  const BF16* from = rows + row * D + unit * 8;
+  const BF16* from = rows + threadIdx.x * 8;
 #pragma unroll
   for (int i = 0; i < kRows; i += kRowsAtOnce) CopyAsync16(to + i * kStride<D>, from + i * D);
 }
@@ -63,7 +63,7 @@ __device__ void MultiplyRows(const BF16* a, const BF16* b, float (&s)[kM][kN][4]
       for (int e = 0; e < 4; ++e) s[m][n][e] = 0;
     }
   }
-#pragma unroll
+#pragma unroll 2  // the registers do not hold more that is loaded ahead
   for (int d = 0; d < D; d += 16) {
     uint32_t x[kM][4];
 #pragma unroll

@@ -65,9 +65,7 @@ constexpr int PaddedHeadDim(int head_dim) {
 }
 // Tokens of a sequence are padded to whole tiles.
 inline constexpr int kTokenTile = 128;
-constexpr int PaddedTokens(int T) {
-  return static_cast<int>(CeilDiv(T, kTokenTile)) * kTokenTile;
-}
+constexpr int PaddedTokens(int T) { return static_cast<int>(CeilDiv(T, kTokenTile)) * kTokenTile; }
 
 }  // namespace cvxq::cuda
 

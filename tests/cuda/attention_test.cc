@@ -66,6 +66,7 @@ TEST_F(CudaAttentionTest, HeadsOfAllLengths) {
   ExpectAgreement(Spec(1, 1, 80), 1, 65, 65);
   ExpectAgreement(Spec(2, 2, 128), 1, 129, 129);
   ExpectAgreement(Spec(1, 1, 256), 1, 67, 67);
+  ExpectAgreement(Spec(2, 1, 14), 1, 40, 40);   // not a multiple of four
   ExpectAgreement(Spec(2, 1, 7), 1, 40, 40);    // odd
   ExpectAgreement(Spec(1, 1, 264), 1, 35, 35);  // longer than the kernels for tensor cores take
 }
@@ -82,6 +83,10 @@ TEST_F(CudaAttentionTest, WindowsThatEndAtTiles) {
     spec.window = window;
     ExpectAgreement(spec, 1, 200, 200);
   }
+  // The rows of a tile that are beyond the last query see no key at all.
+  spec = Spec(1, 1, 256);
+  spec.window = 5;
+  ExpectAgreement(spec, 1, 30, 30);
 }
 
 TEST_F(CudaAttentionTest, SoftCapThatBends) {
