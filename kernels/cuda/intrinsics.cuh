@@ -95,6 +95,16 @@ __device__ inline uint32_t ChooseBytes(uint32_t a, uint32_t b, uint32_t selector
   return __byte_perm(a, b, selector);
 }
 
+// Addresses in shared memory, of 32 bits, and the word at one.
+__device__ inline uint32_t SharedAddress(const void* shared) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+}
+__device__ inline uint32_t LoadShared(uint32_t address) {
+  uint32_t word;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(word) : "r"(address));
+  return word;
+}
+
 // Adds one to a count that blocks share, and returns what it was. What this block wrote before, and
 // its threads before a barrier, is seen by whoever takes a later ticket and reads it by
 // LoadFromOthers.

@@ -1,5 +1,6 @@
 #include "kernels/cuda/packed_columns.h"
 
+#include <algorithm>
 #include <iterator>
 
 namespace cvxq::cuda {
@@ -13,6 +14,7 @@ TablePlaces PlaceTables(uint32_t depths) {
     if ((depths >> b & 1) == 0) continue;
     places.of[b] = places.bytes;
     places.bytes += TableBytes(b);
+    places.alignment = std::max(places.alignment, TableBytes(b));
   }
   return places;
 }

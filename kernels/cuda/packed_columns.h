@@ -20,6 +20,7 @@ constexpr int TableBytes(int depth) { return (4 * kWarp) << LookUpBits(depth); }
 struct TablePlaces {
   int32_t of[kMaxDepth + 1] = {};  // -1: none
   int32_t bytes = 0;
+  int32_t alignment = 16;  // of where they begin: the size of the largest
 };
 TablePlaces PlaceTables(uint32_t depths);
 

@@ -69,6 +69,12 @@ __device__ void LoadUnit(const Run& run, int unit, int quarters, int lane,
   }
 }
 
+// The tables begin at an address that is a multiple of the largest, so that the bits of a code are
+// or-ed to that of their table.
+__device__ inline unsigned char* AlignTables(const ColumnsView& view, unsigned char* shared) {
+  return shared + (0u - SharedAddress(shared)) % view.places.alignment;
+}
+
 // The `bits` bits at `at` of a lane's words, times 128: an entry's distance from the table's begin.
 __device__ inline uint32_t EntryAt(const uint32_t* words, int at, int bits) {
   constexpr int kUp = 7;
@@ -78,13 +84,12 @@ __device__ inline uint32_t EntryAt(const uint32_t* words, int at, int bits) {
   return (shift >= 0 ? words[word] >> shift : words[word] << -shift) & mask;
 }
 
-// Two neighbouring lines' values of the codes at `at`; `lane_table` is where the lane's copy of the
-// table begins.
+// Two neighbouring lines' values of the codes at `at`; `lane_table` is the address of the lane's
+// copy of the table.
 template <int kDepth>
-__device__ uint32_t LookUp(const uint32_t* words, int at, uint32_t lane_table,
-                           const unsigned char* shared) {
+__device__ uint32_t LookUp(const uint32_t* words, int at, uint32_t lane_table) {
   const auto entry = [&](int from, int bits) {
-    return *reinterpret_cast<const uint32_t*>(shared + (EntryAt(words, from, bits) | lane_table));
+    return LoadShared(EntryAt(words, from, bits) | lane_table);
   };
   if constexpr (kDepth <= kMaxPairDepth) {
     return entry(at, 2 * kDepth);
@@ -105,8 +110,8 @@ struct Warp {
   static constexpr int kSteps = UnitLines(kStrips) / kStepLines;  // of a unit
 
   const ColumnsView& view;
-  const float* x;  // kVectors 1: [N], else [N, 8]
-  const unsigned char* shared;
+  const float* x;             // kVectors 1: [N], else [N, 8]
+  uint32_t tables;            // their address
   uint32_t* staged;           // kStepLines / 2 * kVectors words of the warp's own
   int first_unit, last_unit;  // the warp's share of the tile, every kPackedWarps-th
   int lane;
@@ -205,8 +210,8 @@ struct Warp {
   template <int kDepth>
   __device__ void Multiply(const Run& run, int run_unit) {
     // Codes of deeper lines are as many bytes without being loaded ahead.
-    constexpr bool kAhead = kDepth <= kMaxPairDepth;
-    const uint32_t lane_table = view.places.of[kDepth] + 4 * lane;
+    constexpr bool kAhead = kDepth <= (kVectors == 1 ? kMaxPairDepth : 3);
+    const uint32_t lane_table = tables + view.places.of[kDepth] + 4 * lane;
     const int quarters = RunQuarters(run.lines, kStrips), end = Last(run_unit, run);
     int unit = First(run_unit);
     UnitCodes<kDepth> codes, next;
@@ -244,7 +249,7 @@ struct Warp {
             uint32_t a[4];
 #pragma unroll
             for (int r = 0; r < 4; ++r) {
-              a[r] = LookUp<kDepth>(words, (8 * m + 2 * r) * kDepth, lane_table, shared);
+              a[r] = LookUp<kDepth>(words, (8 * m + 2 * r) * kDepth, lane_table);
             }
             MmaBF16(sums[m % kStrips], a, b[j * (4 / kStrips) + m / kStrips]);
           }
@@ -285,7 +290,8 @@ __global__ __launch_bounds__(kBlockThreads, 2) void PackedColumnsKernel(ColumnsV
   unsigned char* shared = DynamicShared();
   const int64_t tile = blockIdx.x, split = blockIdx.y;
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  FillTables(view, shared);
+  unsigned char* tables = AlignTables(view, shared);
+  FillTables(view, tables);
   __syncthreads();
 
   const LineCounts& counts = view.counts[view.tile_cluster[tile]];
@@ -294,7 +300,7 @@ __global__ __launch_bounds__(kBlockThreads, 2) void PackedColumnsKernel(ColumnsV
   const auto cut = [&](int64_t at) { return static_cast<int>(units * at / view.splits); };
   Warp<kStrips, kVectors> state{.view = view,
                                 .x = x,
-                                .shared = shared,
+                                .tables = SharedAddress(tables),
                                 .staged = reinterpret_cast<uint32_t*>(staged[warp]),
                                 .first_unit = cut(split) + warp,
                                 .last_unit = cut(split + 1),
@@ -378,17 +384,15 @@ __global__ void VectorsKernel(const float* x, int n, int64_t N, float* columns) 
 template <int kStrips, int kVectors>
 void LaunchColumns(Device& device, const ColumnsView& view, const float* x, int n,
                    const float* bias, float* y) {
-  const int64_t shared = sizeof(Sums<kStrips, kVectors>);
+  const int64_t sums = sizeof(Sums<kStrips, kVectors>);
+  const int64_t tables = view.places.bytes + view.places.alignment;
   Tensor partial;
   if (view.splits > 1) {
     partial =
         device.Scratch(DType::kF32, {view.splits * view.tiles * kStripRows * kStrips * kVectors});
     if (device.failed()) return;
   }
-  Launch(device,
-         {.x = view.tiles,
-          .y = view.splits,
-          .shared_bytes = view.places.bytes > shared ? view.places.bytes : shared},
+  Launch(device, {.x = view.tiles, .y = view.splits, .shared_bytes = tables > sums ? tables : sums},
          PackedColumnsKernel<kStrips, kVectors>, view, x, n, bias, Data<float>(partial), y);
 }
 

@@ -176,6 +176,7 @@ TEST(CudaPackedLayoutTest, TablesStandAtMultiplesOfTheirSizes) {
         continue;
       }
       EXPECT_EQ(places.of[b] % TableBytes(b), 0);
+      EXPECT_EQ(places.alignment % TableBytes(b), 0);
       for (int i = 0; i < TableBytes(b) / TableBytes(1); ++i) {
         ++taken.at(places.of[b] / TableBytes(1) + i);
       }

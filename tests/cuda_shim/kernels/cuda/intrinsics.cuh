@@ -99,6 +99,18 @@ inline uint32_t ChooseBytes(uint32_t a, uint32_t b, uint32_t selector) {
   return chosen;
 }
 
+// Dynamic shared memory, as if it began at an address that is a multiple of nothing much.
+inline constexpr uint32_t kSharedBegin = 0x410;
+inline uint32_t SharedAddress(const void* shared) {
+  return kSharedBegin +
+         static_cast<uint32_t>(static_cast<const unsigned char*>(shared) - DynamicShared());
+}
+inline uint32_t LoadShared(uint32_t address) {
+  uint32_t word;
+  std::memcpy(&word, DynamicShared() + (address - kSharedBegin), sizeof(word));
+  return word;
+}
+
 inline uint32_t TakeTicket(uint32_t* count) { return (*count)++; }
 inline float LoadFromOthers(const float* p) { return *p; }
 
