@@ -100,6 +100,36 @@ __device__ inline void WaitForCopies() {
 // 16 bytes that are read once: kept out of the first-level cache.
 __device__ inline uint4 LoadStreaming(const uint4* p) { return __ldcs(p); }
 
+// The low 32 bits of (high:low) >> shift, shift in [0, 32).
+__device__ inline uint32_t ShiftPair(uint32_t low, uint32_t high, int shift) {
+  return __funnelshift_r(low, high, shift);
+}
+// Bytes of (b:a), byte i chosen by the i-th half-byte of `selector`, each in [0, 8).
+__device__ inline uint32_t ChooseBytes(uint32_t a, uint32_t b, uint32_t selector) {
+  return __byte_perm(a, b, selector);
+}
+
+// Addresses in shared memory, of 32 bits, and the word at one.
+__device__ inline uint32_t SharedAddress(const void* shared) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+}
+__device__ inline uint32_t LoadShared(uint32_t address) {
+  uint32_t word;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(word) : "r"(address));
+  return word;
+}
+
+// Adds one to a count that blocks share, and returns what it was. What this block wrote before, and
+// its threads before a barrier, is seen by whoever takes a later ticket and reads it by
+// LoadFromOthers.
+__device__ inline uint32_t TakeTicket(uint32_t* count) {
+  __threadfence();
+  const uint32_t ticket = atomicAdd(count, 1u);
+  __threadfence();
+  return ticket;
+}
+__device__ inline float LoadFromOthers(const float* p) { return __ldcg(p); }
+
 }  // namespace cvxq::cuda
 
 #endif  // CVXQ_KERNELS_CUDA_INTRINSICS_CUH_

@@ -90,6 +90,33 @@ inline void WaitForCopies() {}
 
 inline uint4 LoadStreaming(const uint4* p) { return *p; }
 
+inline uint32_t ShiftPair(uint32_t low, uint32_t high, int shift) {
+  return static_cast<uint32_t>((uint64_t{high} << 32 | low) >> shift);
+}
+inline uint32_t ChooseBytes(uint32_t a, uint32_t b, uint32_t selector) {
+  const uint64_t both = uint64_t{b} << 32 | a;
+  uint32_t chosen = 0;
+  for (int i = 0; i < 4; ++i) {
+    chosen |= static_cast<uint32_t>(both >> (8 * (selector >> (4 * i) & 7)) & 0xff) << (8 * i);
+  }
+  return chosen;
+}
+
+// Dynamic shared memory, as if it began at an address that is a multiple of nothing much.
+inline constexpr uint32_t kSharedBegin = 0x410;
+inline uint32_t SharedAddress(const void* shared) {
+  return kSharedBegin +
+         static_cast<uint32_t>(static_cast<const unsigned char*>(shared) - DynamicShared());
+}
+inline uint32_t LoadShared(uint32_t address) {
+  uint32_t word;
+  std::memcpy(&word, DynamicShared() + (address - kSharedBegin), sizeof(word));
+  return word;
+}
+
+inline uint32_t TakeTicket(uint32_t* count) { return (*count)++; }
+inline float LoadFromOthers(const float* p) { return *p; }
+
 }  // namespace cvxq::cuda
 
 #endif  // CVXQ_TESTS_CUDA_SHIM_INTRINSICS_CUH_

@@ -1,0 +1,188 @@
+#include "kernels/cuda/packed_layout.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace cvxq::cuda {
+namespace {
+
+// Reads codes of b bits one after the other from a byte on.
+class CodeReader {
+ public:
+  CodeReader(const std::vector<uint8_t>& bytes, int64_t first) : bytes_(bytes), bit_(8 * first) {}
+
+  uint32_t Read(int depth) {
+    const int64_t byte = bit_ / 8;
+    uint32_t two = bytes_[byte];
+    if (bit_ % 8 + depth > 8) two |= uint32_t{bytes_[byte + 1]} << 8;
+    const uint32_t code = two >> (bit_ % 8) & ((1u << depth) - 1);
+    bit_ += depth;
+    return code;
+  }
+
+ private:
+  const std::vector<uint8_t>& bytes_;
+  int64_t bit_;
+};
+
+LineCounts CountLines(const PackedMatrix& matrix, int64_t cluster) {
+  LineCounts counts;
+  const int64_t lines = matrix.line_count();
+  for (int64_t j = 0; j < lines; ++j) ++counts.lines[matrix.depth[cluster * lines + j]];
+  if (matrix.mean.empty()) counts.lines[0] = 0;
+  return counts;
+}
+
+int64_t TilesOf(int64_t rows, int64_t cluster_size, int strips) {
+  const int64_t full = rows / cluster_size, rest = rows % cluster_size;
+  return full * CeilDiv(cluster_size, kStripRows * strips) + CeilDiv(rest, kStripRows * strips);
+}
+
+// The lines of a cluster, run after run in whole steps.
+void PutLines(const PackedMatrix& matrix, int64_t cluster, const std::vector<int32_t>& order,
+              ColumnLayout& layout) {
+  const int64_t first = cluster * matrix.line_count();
+  auto next = order.begin();
+  for (int b = kMaxDepth; b >= 0; --b) {
+    const int64_t lines = layout.counts[cluster].lines[b];
+    for (int64_t k = 0; k < lines; ++k, ++next) {
+      layout.line.push_back(*next);
+      layout.scale.push_back(matrix.scale[first + *next]);
+      if (!matrix.mean.empty()) layout.mean.push_back(matrix.mean[first + *next]);
+    }
+    const int64_t size = layout.line.size() + RunPositions(lines) - lines;
+    layout.line.resize(size);
+    layout.scale.resize(size);
+    if (!matrix.mean.empty()) layout.mean.resize(size);
+  }
+}
+
+// The codes of a cluster, whose tiles have tile_words words each and begin at `words`.
+void PutCodes(CodeReader reader, int64_t members, const LineCounts& counts, int strips,
+              int64_t tile_words, uint32_t* words) {
+  for (int b = kMaxDepth; b >= 1; --b) {
+    const int64_t quarters = RunQuarters(counts.lines[b], strips);
+    for (int64_t position = 0; position < counts.lines[b]; ++position) {
+      // Eight rows have their codes at the same bit, four lanes from one to the next.
+      for (int64_t begin = 0; begin < members; begin += 8) {
+        const int64_t tile = begin / (kStripRows * strips);
+        const CodePlace place =
+            PlaceOfCode(position, static_cast<int>(begin % (kStripRows * strips)), b, strips);
+        const int i = place.bit / 32, shift = place.bit % 32;
+        uint32_t* word = words + tile * tile_words;
+        const int64_t low = WordOfQuarter(place.quarter, i, place.lane, b, quarters);
+        const int64_t next_lane =
+            WordOfQuarter(place.quarter, i, place.lane + 4, b, quarters) - low;
+        const bool straddles = shift + b > 32;
+        const int64_t high =
+            straddles ? WordOfQuarter(place.quarter, i + 1, place.lane, b, quarters) : low;
+        const int64_t end = std::min<int64_t>(8, members - begin);
+        for (int64_t g = 0; g < end; ++g) {
+          const uint64_t code = uint64_t{reader.Read(b)} << shift;
+          word[low + g * next_lane] |= static_cast<uint32_t>(code);
+          if (straddles) word[high + g * next_lane] |= static_cast<uint32_t>(code >> 32);
+        }
+      }
+    }
+    words += RunWords(counts.lines[b], b, strips);
+  }
+}
+
+}  // namespace
+
+int StripsFor(int64_t rows, int64_t cluster_size) {
+  int best = 1;
+  for (int strips : {2, 4}) {
+    const int64_t tiles = TilesOf(rows, cluster_size, strips);
+    if (tiles * strips == TilesOf(rows, cluster_size, 1) && tiles >= kEnoughTiles) best = strips;
+  }
+  return best;
+}
+
+int64_t SplitsFor(int64_t tiles, int64_t units) {
+  const int64_t wanted = CeilDiv(kEnoughTiles - kEnoughTiles / 8, std::max<int64_t>(tiles, 1));
+  return std::clamp<int64_t>(units / kPackedWarps, 1, wanted);
+}
+
+ColumnLayout LayOutColumns(const PackedMatrix& matrix, int strips) {
+  ColumnLayout layout;
+  layout.strips = strips;
+  const int64_t tile_rows = layout.tile_rows(), clusters = matrix.cluster_count();
+  layout.cluster_tiles = CeilDiv(std::min(matrix.cluster_size, matrix.member_count()), tile_rows);
+  int64_t words = 0;
+  std::vector<int64_t> tile_words(clusters);
+  for (int64_t c = 0; c < clusters; ++c) {
+    const LineCounts counts = CountLines(matrix, c);
+    layout.counts.push_back(counts);
+    layout.first_position.push_back(layout.line.size());
+    PutLines(matrix, c, LineOrder(matrix, c), layout);
+    int64_t units = 0;
+    for (int b = 0; b <= kMaxDepth; ++b) {
+      tile_words[c] += RunWords(counts.lines[b], b, strips);
+      units += RunUnits(counts.lines[b], strips);
+    }
+    layout.most_units = std::max(layout.most_units, units);
+    for (int64_t begin = matrix.cluster_begin(c); begin < matrix.cluster_end(c);
+         begin += tile_rows) {
+      layout.tile_cluster.push_back(static_cast<int32_t>(c));
+      layout.tile_word.push_back(words);
+      words += tile_words[c];
+      for (int64_t i = begin; i < begin + tile_rows; ++i) {
+        layout.rows.push_back(i < matrix.cluster_end(c) ? matrix.members[i] : -1);
+      }
+    }
+  }
+  layout.words.assign(words, 0);
+  int64_t first_byte = 0;
+  for (int64_t c = 0; c < clusters; ++c) {
+    PutCodes(CodeReader(matrix.codes, first_byte), matrix.cluster_end(c) - matrix.cluster_begin(c),
+             layout.counts[c], strips, tile_words[c],
+             layout.words.data() + layout.tile_word[c * layout.cluster_tiles]);
+    first_byte += ClusterCodeBytes(matrix, c);
+  }
+  return layout;
+}
+
+RowLayout LayOutRows(const PackedMatrix& matrix) {
+  RowLayout layout;
+  const int64_t M = matrix.rows, clusters = matrix.cluster_count();
+  const auto members = [&](int64_t c) { return matrix.cluster_end(c) - matrix.cluster_begin(c); };
+  int64_t words = 0;
+  for (int64_t j = 0; j < M; ++j) {
+    layout.row_word.push_back(words);
+    for (int64_t c = 0; c < clusters; ++c) {
+      const int64_t group = c * M + j;
+      layout.group_word.push_back(static_cast<uint32_t>(words - layout.row_word[j]));
+      layout.depth.push_back(matrix.depth[group]);
+      layout.scale.push_back(matrix.scale[group]);
+      if (!matrix.mean.empty()) layout.mean.push_back(matrix.mean[group]);
+      words += CeilDiv(matrix.depth[group] * members(c), 32);
+    }
+  }
+  layout.words.assign(words, 0);
+  int64_t first_byte = 0;
+  for (int64_t c = 0; c < clusters; ++c) {
+    CodeReader reader(matrix.codes, first_byte);
+    for (int32_t j : LineOrder(matrix, c)) {
+      const int b = matrix.depth[c * M + j];
+      uint32_t* to = layout.words.data() + layout.row_word[j] + layout.group_word[j * clusters + c];
+      for (int64_t bit = 0; bit < b * members(c); bit += b) {
+        const uint64_t code = uint64_t{reader.Read(b)} << (bit % 32);
+        to[bit / 32] |= static_cast<uint32_t>(code);
+        if (bit % 32 + b > 32) to[bit / 32 + 1] |= static_cast<uint32_t>(code >> 32);
+      }
+    }
+    first_byte += ClusterCodeBytes(matrix, c);
+  }
+  return layout;
+}
+
+std::vector<float> JoinTables(const PackedMatrix& matrix) {
+  std::vector<float> joined(kTableValues, 0.0f);
+  for (int b = 1; b <= kMaxDepth; ++b) {
+    std::copy(matrix.table[b].begin(), matrix.table[b].end(), joined.begin() + FirstOfTable(b));
+  }
+  return joined;
+}
+
+}  // namespace cvxq::cuda

@@ -1,0 +1,63 @@
+// The runs of a tile (packed_layout.h) in device code.
+#ifndef CVXQ_KERNELS_CUDA_PACKED_RUNS_CUH_
+#define CVXQ_KERNELS_CUDA_PACKED_RUNS_CUH_
+
+#include <cstdint>
+#include <kernels/cuda/intrinsics.cuh>
+
+#include "kernels/cuda/packed_columns.h"
+
+namespace cvxq::cuda {
+
+// The lines of one depth in a tile.
+struct Run {
+  int32_t lines = 0;
+  int64_t position = 0;  // the first
+  const uint32_t* words = nullptr;
+};
+
+// Goes through the runs of a tile from the deepest on; ends at depth 0.
+class RunWalk {
+ public:
+  __device__ RunWalk(const ColumnsView& view, int64_t tile)
+      : counts_(view.counts[view.tile_cluster[tile]]) {
+    run_.position = view.first_position[view.tile_cluster[tile]];
+    run_.words = view.words + view.tile_word[tile];
+    run_.lines = counts_.lines[kMaxDepth];
+  }
+
+  __device__ const Run& run() const { return run_; }
+  // From the run of `depth` to that of depth - 1.
+  __device__ void Next(int depth, int strips) {
+    run_.position += RunPositions(run_.lines);
+    run_.words += RunWords(run_.lines, depth, strips);
+    run_.lines = depth > 0 ? counts_.lines[depth - 1] : 0;
+  }
+
+ private:
+  const LineCounts& counts_;
+  Run run_;
+};
+
+__device__ inline int32_t LineAt(const ColumnsView& view, int64_t position) {
+  return view.wide ? static_cast<const int32_t*>(view.line)[position]
+                   : static_cast<const uint16_t*>(view.line)[position];
+}
+
+// The code of a position and a row of the tile.
+__device__ inline uint32_t CodeAt(const Run& run, int64_t position, int row, int depth,
+                                  int strips) {
+  const CodePlace place = PlaceOfCode(position, row, depth, strips);
+  const int64_t quarters = RunQuarters(run.lines, strips);
+  const int i = place.bit / 32, shift = place.bit % 32;
+  uint64_t two = run.words[WordOfQuarter(place.quarter, i, place.lane, depth, quarters)];
+  if (shift + depth > 32) {
+    two |= uint64_t{run.words[WordOfQuarter(place.quarter, i + 1, place.lane, depth, quarters)]}
+           << 32;
+  }
+  return static_cast<uint32_t>(two >> shift) & ((1u << depth) - 1);
+}
+
+}  // namespace cvxq::cuda
+
+#endif  // CVXQ_KERNELS_CUDA_PACKED_RUNS_CUH_

@@ -1,0 +1,189 @@
+// The layout of packed matrices on a GPU loses nothing and overlaps nowhere.
+#include "kernels/cuda/packed_layout.h"
+
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/cuda/packed_columns.h"
+#include "tests/kernels/packed_test_matrix.h"
+
+namespace cvxq::cuda {
+namespace {
+
+TEST(CudaPackedLayoutTest, CodesOfARunFillItsWords) {
+  for (int strips : {1, 2, 4}) {
+    for (int depth = 1; depth <= kMaxDepth; ++depth) {
+      const int32_t lines = UnitLines(strips) + 2 * QuarterLines(strips);  // a unit, two quarters
+      const int64_t quarters = RunQuarters(lines, strips);
+      std::vector<int> taken(RunWords(lines, depth, strips) * 32);
+      for (int32_t position = 0; position < lines; ++position) {
+        for (int row = 0; row < kStripRows * strips; ++row) {
+          const CodePlace place = PlaceOfCode(position, row, depth, strips);
+          for (int k = 0; k < depth; ++k) {
+            const int bit = place.bit + k;
+            ++taken.at(WordOfQuarter(place.quarter, bit / 32, place.lane, depth, quarters) * 32 +
+                       bit % 32);
+          }
+        }
+      }
+      for (int count : taken) ASSERT_EQ(count, 1) << strips << " strips, depth " << depth;
+    }
+  }
+}
+
+TEST(CudaPackedLayoutTest, ALaneHasWhatItGivesToAProduct) {
+  // MmaBF16: lane 4 g + t has (g, 2t), (g, 2t+1), (g+8, 2t), ..: with 3 bits at bits 0, 3, 6, ..
+  EXPECT_EQ(PlaceOfCode(0, 0, 3, 4).bit, 0);
+  EXPECT_EQ(PlaceOfCode(1, 0, 3, 4).bit, 3);
+  EXPECT_EQ(PlaceOfCode(0, 8, 3, 4).bit, 6);
+  EXPECT_EQ(PlaceOfCode(8, 0, 3, 4).bit, 12);
+  EXPECT_EQ(PlaceOfCode(0, 16, 3, 4).bit, 24);     // the next strip
+  EXPECT_EQ(PlaceOfCode(16, 0, 3, 4).quarter, 1);  // the next lines
+  EXPECT_EQ(PlaceOfCode(16, 0, 3, 1).bit, 24);
+  EXPECT_EQ(PlaceOfCode(64, 0, 3, 1).quarter, 1);
+  EXPECT_EQ(PlaceOfCode(7, 5, 3, 4).lane, 4 * 5 + 3);
+}
+
+std::vector<RandomPackedSpec> Specs(Partition partition) {
+  std::vector<RandomPackedSpec> specs;
+  for (bool means : {false, true}) {
+    for (int64_t cluster_size : {1, 13, 16, 64, 100}) {
+      specs.push_back({70, 301, cluster_size, partition, means});
+    }
+    specs.push_back({64, 512, 64, partition, means, 3, 3});
+  }
+  return specs;
+}
+
+TEST(CudaPackedLayoutTest, ColumnsHoldTheMatrix) {
+  uint64_t key = 0;
+  for (const RandomPackedSpec& spec : Specs(Partition::kColumns)) {
+    const PackedMatrix matrix = RandomPackedMatrix(spec, ++key);
+    const std::vector<float> expected = Decode(matrix);
+    for (int strips : {1, 2, 4}) {
+      SCOPED_TRACE(absl::StrCat(strips, " strips, clusters of ", spec.cluster_size));
+      const ColumnLayout layout = LayOutColumns(matrix, strips);
+      std::vector<float> decoded(expected.size());
+      for (int64_t tile = 0; tile < layout.tiles(); ++tile) {
+        const int32_t cluster = layout.tile_cluster[tile];
+        int64_t position = layout.first_position[cluster], word = layout.tile_word[tile];
+        int64_t units = 0;
+        for (int b = kMaxDepth; b >= 0; --b) {
+          const int32_t lines = layout.counts[cluster].lines[b];
+          for (int row = 0; row < layout.tile_rows(); ++row) {
+            const int32_t to = layout.rows[tile * layout.tile_rows() + row];
+            for (int32_t k = 0; k < lines && to >= 0; ++k) {
+              float value = 0;
+              if (b > 0) {
+                const CodePlace place = PlaceOfCode(k, row, b, strips);
+                uint32_t code = 0;
+                for (int i = 0; i < b; ++i) {
+                  const int bit = place.bit + i;
+                  code |= (layout.words.at(word + WordOfQuarter(place.quarter, bit / 32, place.lane,
+                                                                b, RunQuarters(lines, strips))) >>
+                               (bit % 32) &
+                           1)
+                          << i;
+                }
+                value = layout.scale[position + k] * matrix.table[b][code];
+              }
+              if (!layout.mean.empty()) value += layout.mean[position + k];
+              decoded[to * matrix.columns + layout.line[position + k]] = value;
+            }
+          }
+          position += RunPositions(lines);
+          word += RunWords(lines, b, strips);
+          units += RunUnits(lines, strips);
+        }
+        EXPECT_LE(units, layout.most_units);
+      }
+      for (size_t i = 0; i < expected.size(); ++i) {
+        ASSERT_EQ(std::bit_cast<uint32_t>(decoded[i]), std::bit_cast<uint32_t>(expected[i])) << i;
+      }
+    }
+  }
+}
+
+TEST(CudaPackedLayoutTest, RowsHoldTheMatrix) {
+  uint64_t key = 100;
+  for (const RandomPackedSpec& spec : Specs(Partition::kRows)) {
+    const PackedMatrix matrix = RandomPackedMatrix(spec, ++key);
+    const std::vector<float> expected = Decode(matrix);
+    const RowLayout layout = LayOutRows(matrix);
+    const int64_t clusters = matrix.cluster_count();
+    for (int64_t j = 0; j < matrix.rows; ++j) {
+      for (int64_t c = 0; c < clusters; ++c) {
+        const int64_t group = j * clusters + c;
+        const int b = layout.depth[group];
+        for (int64_t i = matrix.cluster_begin(c); i < matrix.cluster_end(c); ++i) {
+          float value = 0;
+          if (b > 0) {
+            uint32_t code = 0;
+            for (int k = 0; k < b; ++k) {
+              const int64_t bit = (i - matrix.cluster_begin(c)) * b + k;
+              code |= (layout.words.at(layout.row_word[j] + layout.group_word[group] + bit / 32) >>
+                           (bit % 32) &
+                       1)
+                      << k;
+            }
+            value = layout.scale[group] * matrix.table[b][code];
+          }
+          if (!layout.mean.empty()) value += layout.mean[group];
+          ASSERT_EQ(value, expected[j * matrix.columns + matrix.members[i]]);
+        }
+      }
+    }
+  }
+}
+
+TEST(CudaPackedLayoutTest, WholeClustersOfFourStripsWasteNothing) {
+  const PackedMatrix matrix = RandomPackedMatrix(
+      {.rows = 128, .columns = 1024, .cluster_size = 64, .min_depth = 3, .max_depth = 3}, 1);
+  EXPECT_EQ(LayOutColumns(matrix, 4).words.size() * sizeof(uint32_t), matrix.codes.size());
+}
+
+TEST(CudaPackedLayoutTest, StripsLeaveEnoughTilesAndFillUpLittle) {
+  EXPECT_EQ(StripsFor(28672, 64), 4);
+  EXPECT_EQ(StripsFor(28672, 256), 4);
+  EXPECT_EQ(StripsFor(11008, 64), 2);  // 172 tiles of 64 rows are not enough
+  EXPECT_EQ(StripsFor(4096, 64), 1);
+  EXPECT_EQ(StripsFor(28672, 16), 1);  // tiles are within clusters
+  EXPECT_EQ(StripsFor(28672, 13), 1);
+  EXPECT_EQ(StripsFor(28672, 32), 2);
+  EXPECT_EQ(StripsFor(0, 64), 1);
+}
+
+TEST(CudaPackedLayoutTest, FewTilesAreSharedAsFarAsEachWarpHasAUnit) {
+  EXPECT_EQ(SplitsFor(264, 64), 1);
+  EXPECT_EQ(SplitsFor(256, 64), 1);
+  EXPECT_EQ(SplitsFor(64, 64), 4);
+  EXPECT_EQ(SplitsFor(64, 16), 2);
+  EXPECT_EQ(SplitsFor(64, 7), 1);
+  EXPECT_EQ(SplitsFor(64, 0), 1);
+  EXPECT_EQ(SplitsFor(0, 0), 1);
+}
+
+TEST(CudaPackedLayoutTest, TablesStandAtMultiplesOfTheirSizes) {
+  for (uint32_t depths = 0; depths < 1u << (kMaxDepth + 1); depths += 2) {
+    const TablePlaces places = PlaceTables(depths);
+    std::vector<int> taken(places.bytes / TableBytes(1));
+    for (int b = 1; b <= kMaxDepth; ++b) {
+      if ((depths >> b & 1) == 0) {
+        EXPECT_LT(places.of[b], 0);
+        continue;
+      }
+      EXPECT_EQ(places.of[b] % TableBytes(b), 0);
+      EXPECT_EQ(places.alignment % TableBytes(b), 0);
+      for (int i = 0; i < TableBytes(b) / TableBytes(1); ++i) {
+        ++taken.at(places.of[b] / TableBytes(1) + i);
+      }
+    }
+    for (int count : taken) EXPECT_EQ(count, 1);
+  }
+}
+
+}  // namespace
+}  // namespace cvxq::cuda
