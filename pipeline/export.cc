@@ -395,7 +395,8 @@ class Exporter {
     return weights > 0 ? 8 * bytes / weights : 0;
   }
 
-  // One type wherever it can be; elsewhere the smallest that is no smaller, else the largest.
+  // One type wherever it can be; elsewhere the smallest that is no smaller, else the largest. Where
+  // it can be nowhere, what the format has in its place.
   StatusOr<Choice> Uniform(const std::string& name) const {
     const WeightType* asked = nullptr;
     std::vector<std::string> known;
@@ -406,6 +407,11 @@ class Exporter {
           known.push_back(type->name());
         }
       }
+    }
+    if (asked == nullptr && options_.format_options.menu.empty()) {  // nothing else is on the menu
+      Choice choice;
+      for (const ExportMatrix& matrix : format_->matrices()) choice.push_back(matrix.types[0]);
+      return choice;
     }
     if (asked == nullptr) {
       return absl::InvalidArgumentError(absl::StrCat(

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <tuple>
 
 #include "pipeline/model_files.h"
 #include "storage/files.h"
@@ -247,6 +248,24 @@ TEST_F(ExportTest, BadInput) {
   options.bits = 4;
   options.model = scratch_.path() + "/none";
   expect(options, absl::StatusCode::kNotFound, "none");
+}
+
+// Rows of 128 and 352 columns have no blocks of 256, nor all of them groups of 128.
+TEST_F(ExportTest, OneTypeThatFitsNowhereHasItsSubstitutes) {
+  for (const auto& [format, uniform, substitute] :
+       {std::tuple{ExportFormatKind::kGguf, "q4_k", "q5_0"},
+        {ExportFormatKind::kCompressedTensors, "int4", "int4_channel"}}) {
+    ExportOptions options = Options(format);
+    options.uniform = uniform;
+    options.format_options.group = -1;
+    options.nearest = true;
+    options.check_samples = 0;
+    options.output = scratch_.path() + "/" + uniform;
+    const StatusOr<ExportReport> report = Run(options);
+    ASSERT_TRUE(report.ok()) << report.status();
+    EXPECT_EQ(report->matrices[0].type, substitute);
+    EXPECT_EQ(report->matrices[0].fallback.empty(), format != ExportFormatKind::kGguf);
+  }
 }
 
 TEST_F(ExportTest, AnExportReplacesOnlyAnExport) {
