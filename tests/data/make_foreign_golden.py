@@ -1,21 +1,17 @@
-"""Writes tests/data/quantized/TOOL: a tiny model quantised by another tool itself, as the tool saves it.
+"""Writes tests/data/quantized/llm_compressor: a tiny model that llm-compressor quantised by GPTQ, as it saves it.
 
-usage: make_foreign_golden.py llm_compressor | gptq_model
-
-golden.safetensors has the weights that transformers computes with (llm_compressor), or those that
-the tool's own linears hold (gptq_model). Each needs the packages of bench/peers/TOOL.txt, on the CPU.
+golden.safetensors has the weights that transformers computes with. Needs the packages of
+bench/peers/llm_compressor.txt; runs on the CPU, from anywhere.
 """
 import json
 import pathlib
 import shutil
-import sys
 import tempfile
 
 import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-OUT = pathlib.Path(__file__).parent / "quantized"
 EXAMPLE = pathlib.Path(__file__).parents[2] / "examples/models/kjv-llama-1m"
 LENGTH, SEQUENCES = 32, 16
 
@@ -63,25 +59,10 @@ def llm_compressor(original, scratch):
             if isinstance(module, torch.nn.Linear) and name != "lm_head"}
 
 
-def gptq_model(original, scratch):
-    from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
-    from gptqmodel.nn_modules.qlinear import BaseQuantLinear
-
-    config = QuantizeConfig(bits=4, group_size=32, sym=True, desc_act=True, device="cpu", offload_to_disk=False)
-    model = GPTQModel.load(original, config)
-    model.quantize([{"input_ids": row, "attention_mask": [1] * LENGTH} for row in calibration()], batch_size=4)
-    model.save(scratch)
-    loaded = GPTQModel.load(scratch, backend=BACKEND.TORCH, device="cpu")
-    return {f"{name}.weight": module.dequantize_weight().T for name, module in loaded.model.named_modules()
-            if isinstance(module, BaseQuantLinear)}
-
-
 def main():
-    tool = sys.argv[1]
-    folder = OUT / tool
-    quantise = {"llm_compressor": llm_compressor, "gptq_model": gptq_model}[tool]
+    folder = pathlib.Path(__file__).parent / "quantized/llm_compressor"
     with tempfile.TemporaryDirectory() as original, tempfile.TemporaryDirectory() as scratch:
-        golden = quantise(tiny_model(original), scratch)
+        golden = llm_compressor(tiny_model(original), scratch)
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("config.json", "model.safetensors"):
             shutil.copy(pathlib.Path(scratch) / name, folder)
