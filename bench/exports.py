@@ -10,8 +10,10 @@ llama.cpp's users keep the token table and the head wider, also: T with these tw
 `cvxq export` makes of that size. And
 compressed-tensors: 4 bits, groups of 64, beside llm-compressor's GPTQ where its results are given
 (--gptq KL). Calibration and evaluation are those of bench/quality.py; the KL divergence is measured
-by `cvxq eval` on the exported bytes. Prints Markdown, writes results.json into --output.
-Exit code 1 if a goal is missed.
+by `cvxq eval` on the exported bytes. Beside the size that was asked for and that of the
+file is what is left, and the least and the most bytes that one matrix would take more in a type that
+loses less: the least is what may be left, since a matrix has one type. Prints Markdown, writes
+results.json into --output. Exit code 1 if a goal is missed.
 """
 
 import argparse
@@ -52,6 +54,14 @@ class Bench:
         report["kl_test"] = self.judge(subject, folder)
         return report
 
+    def chosen(self, subject, form, size, **more):
+        """A row of the table: what is chosen for so many bytes."""
+        report = self.export(subject, "--format", form, "--size", size)
+        return {"model": subject.name, "size": size, "bytes": report["file_bytes"],
+                "least_step": report["least_step_bytes"], "most_step": report["most_step_bytes"],
+                "bits": report["bits_per_weight"], "cvxq": report["kl_test"],
+                "fell_back": report["fell_back"], "seconds": report["seconds"]["total"], **more}
+
     def judge(self, subject, folder):
         held_out = [a for path in subject.held_out for a in ("--text", path)]
         return self.run("eval", folder, "--reference", subject.folder, *quality.EVALUATION,
@@ -73,11 +83,7 @@ def gguf_rows(bench, subject):
         nearest = bench.export(subject, "--format", "gguf", "--uniform", kind, "--nearest",
                                "--check-samples", 0)
         size = nearest["file_bytes"]
-        chosen = bench.export(subject, "--format", "gguf", "--size", size)
-        row = {"model": subject.name, "type": kind, "size": size, "bytes": chosen["file_bytes"],
-               "nearest": nearest["kl_test"], "cvxq": chosen["kl_test"],
-               "fell_back": chosen["fell_back"], "seconds": chosen["seconds"]["total"]}
-        row["bits"] = nearest["bits_per_weight"]
+        row = bench.chosen(subject, "gguf", size, type=kind, nearest=nearest["kl_test"])
         if bench.python:
             row["llama.cpp"] = bench.llama_cpp(subject, kind, kind)
         print(row, file=sys.stderr)
@@ -85,11 +91,8 @@ def gguf_rows(bench, subject):
         if bench.python and kind in TYPES[:-1]:
             size += sum(int(m["rows"] * m["columns"] * 210 / 256) - m["bytes"]
                         for m in nearest["matrices"] if ".layers." not in m["name"])
-            chosen = bench.export(subject, "--format", "gguf", "--size", size)
-            row = {"model": subject.name, "type": f"{kind}, tables q6_k", "size": size,
-                   "bytes": chosen["file_bytes"], "cvxq": chosen["kl_test"],
-                   "bits": chosen["bits_per_weight"], "fell_back": chosen["fell_back"],
-                   "llama.cpp": bench.llama_cpp(subject, kind, "q6_k")}
+            row = bench.chosen(subject, "gguf", size, type=f"{kind}, tables q6_k")
+            row["llama.cpp"] = bench.llama_cpp(subject, kind, "q6_k")
             print(row, file=sys.stderr)
             yield row
 
@@ -98,13 +101,18 @@ def compressed_rows(bench, subject):
     for kind in WIDTHS:
         nearest = bench.export(subject, "--format", "compressed-tensors", "--uniform", kind,
                                "--nearest", "--check-samples", 0)
-        size = nearest["file_bytes"]
-        chosen = bench.export(subject, "--format", "compressed-tensors", "--size", size)
-        row = {"model": subject.name, "type": kind, "size": size, "bytes": chosen["file_bytes"],
-               "nearest": nearest["kl_test"], "cvxq": chosen["kl_test"],
-               "bits": nearest["bits_per_weight"], "fell_back": chosen["fell_back"]}
+        row = bench.chosen(subject, "compressed-tensors", nearest["file_bytes"], type=kind,
+                           nearest=nearest["kl_test"])
         print(row, file=sys.stderr)
         yield row
+
+
+def number(value):
+    return "" if value is None else f"{value:.3g}"
+
+
+def ratio(value, other):
+    return "" if other is None else f"{value / other:.2f}"
 
 
 def main():
@@ -125,20 +133,19 @@ def main():
         if "opt" not in subject.name:  # GGUF cannot hold it
             rows += gguf_rows(bench, subject)
         rows += compressed_rows(bench, subject)
-    print("| model | type | bits | bytes asked | bytes | nearest KL | llama.cpp KL | cvxq KL "
-          "| of nearest | of llama.cpp |")
-    print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print("| model | type | bits | bytes asked | bytes | left | least step | most step "
+          "| nearest KL | llama.cpp KL | cvxq KL | of nearest | of llama.cpp |")
+    print("| --- | --- |" + " ---: |" * 11)
     for row in rows:
-        peer = row.get("llama.cpp")
-        ratio_to_peer = "" if peer is None else f"{row['cvxq'] / peer:.2f}"
-        nearest = row.get("nearest")
-        of_nearest = "" if nearest is None else f"{row['cvxq'] / nearest:.2f}"
-        print(f"| {row['model']} | {row['type']} | {row['bits']:.3f} | {row['size']} "
-              f"| {row['bytes']} | {'' if nearest is None else f'{nearest:.3g}'} "
-              f"| {'' if peer is None else f'{peer:.3g}'} | {row['cvxq']:.3g} | {of_nearest} "
-              f"| {ratio_to_peer} |")
-        if row["bytes"] > row["size"]:
+        peer, nearest, left = row.get("llama.cpp"), row.get("nearest"), row["size"] - row["bytes"]
+        cells = [row["model"], row["type"], f"{row['bits']:.3f}", row["size"], row["bytes"], left,
+                 row["least_step"], row["most_step"], number(nearest), number(peer),
+                 number(row["cvxq"]), ratio(row["cvxq"], nearest), ratio(row["cvxq"], peer)]
+        print("|", " | ".join(map(str, cells)), "|")
+        if left < 0:
             missed.append(f"{row['model']} {row['type']}: larger than asked")
+        if left >= row["least_step"] > 0:
+            missed.append(f"{row['model']} {row['type']}: {left} bytes are left, room for a step")
         if row["cvxq"] > row.get("nearest", row["cvxq"]):
             missed.append(f"{row['model']} {row['type']}: worse than one type everywhere")
     for against in ("nearest", "llama.cpp"):
@@ -153,12 +160,12 @@ def main():
         subject = subjects[-1]
         ours = bench.export(subject, "--format", "compressed-tensors", "--uniform", "int4",
                             "--group", 64)
-        ratio = ours["kl_test"] / arguments.gptq
+        of_gptq = ours["kl_test"] / arguments.gptq
         rows.append({"model": subject.name, "type": "int4, groups of 64", "cvxq": ours["kl_test"],
                      "llm-compressor": arguments.gptq, "bits": ours["bits_per_weight"]})
         print(f"\ncompressed-tensors, 4 bits, groups of 64, {ours['bits_per_weight']:.3f} bits: KL "
-              f"{ours['kl_test']:.3g}, {ratio:.3f} of llm-compressor's GPTQ (goal .55)")
-        if ratio > 0.55:
+              f"{ours['kl_test']:.3g}, {of_gptq:.3f} of llm-compressor's GPTQ (goal .55)")
+        if of_gptq > 0.55:
             missed.append("more than .55 of llm-compressor's GPTQ")
     (bench.output / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
     for line in missed:

@@ -9,6 +9,7 @@
 #include "formats/float_codes.h"
 #include "formats/ggml_types.h"
 #include "formats/int_fit.h"
+#include "formats/int_sums.h"
 #include "quant/cpu_clones.h"
 
 namespace cvxq {
@@ -43,10 +44,7 @@ CVXQ_CPU_CLONES void SumFp8Errors(const float* x, const float* weight, int64_t n
 uint16_t FitRow(const float* x, const float* weight, int64_t n, DType dtype) {
   constexpr int kBelow = 3, kRounds = 2, kAll = kRounds * kTrials;
   float largest = 0, heaviest = 0;
-  for (int64_t c = 0; c < n; ++c) {
-    largest = std::max(largest, std::fabs(x[c]));
-    heaviest = std::max(heaviest, weight[c]);
-  }
+  LargestOf(x, weight, n, &largest, &heaviest);
   std::array<uint16_t, kAll> bits;
   float inverse[kAll], scale[kAll], errors[kAll];
   for (int t = 0; t < kAll; ++t) {

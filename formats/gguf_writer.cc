@@ -128,7 +128,8 @@ StatusOr<std::unique_ptr<GgufWriter>> GgufWriter::Create(const std::string& path
     };
     if (static_cast<int64_t>(entry.name.size()) > kLongestGgufName) {
       return wrong(absl::StrCat("has a name of ", entry.name.size(), " bytes; llama.cpp takes ",
-                                kLongestGgufName));
+                                kLongestGgufName,
+                                ": export the model as compressed-tensors, gptq or awq"));
     }
     if (!names.insert(entry.name).second) return wrong("is declared twice");
     const GgufBlock block = GgufBlockOf(entry.type);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -25,7 +26,8 @@ float Widening(size_t levels) {
 }
 
 // How a value in steps becomes a code: uniform levels by rounding, ties to even; others by the
-// number of edges (halfway between levels) that it is above.
+// number of edges (halfway between levels) that it is above. Many levels are those of small floats:
+// between two numbers of a sign, an exponent and three bits more lies one edge at most.
 class Rounding {
  public:
   explicit Rounding(const WeightType& type) : levels_(type.levels()), uniform_(type.uniform()) {
@@ -34,6 +36,13 @@ class Rounding {
     while (span_ < levels_.size()) span_ *= 2;
     edges_.assign(span_, std::numeric_limits<float>::infinity());
     for (size_t k = 0; k + 1 < levels_.size(); ++k) edges_[k] = (levels_[k] + levels_[k + 1]) / 2;
+    if (uniform_ || levels_.size() <= kFewLevels) return;
+    below_.resize(size_t{1} << (32 - kPrefixShift));
+    for (uint32_t prefix = 0; prefix < below_.size(); ++prefix) {
+      const float one = std::bit_cast<float>(prefix << kPrefixShift);
+      const float other = std::bit_cast<float>(((prefix + 1) << kPrefixShift) - 1);
+      below_[prefix] = static_cast<uint8_t>(Search(std::min(one, other)));
+    }
   }
 
   // That of a NaN is 0.
@@ -42,26 +51,49 @@ class Rounding {
       const float level = std::min(std::max(lowest_, u), highest_);
       return static_cast<int>(((level + 0x1.8p23f) - 0x1.8p23f) - lowest_);
     }
+    if (!below_.empty()) {
+      const int below = below_[std::bit_cast<uint32_t>(u) >> kPrefixShift];
+      return below + (u > edges_[below] ? 1 : 0);
+    }
+    return Search(u);
+  }
+  float Level(int code) const { return levels_[code]; }
+  // Codes of x [subs * sub], as Code gives them.
+  void Codes(int64_t sub, const float* x, const float* step, const float* offset, int64_t subs,
+             uint8_t* codes) const {
+    if (below_.empty()) {
+      ScaleSearchHere().nearest(levels_.data(), uniform_ ? nullptr : edges_.data(),
+                                static_cast<int>(levels_.size()), sub, x, step, offset, subs,
+                                codes);
+      return;
+    }
+    for (int64_t j = 0; j < subs; ++j) {
+      const float inverse = step[j] != 0 ? 1 / step[j] : 0.0f,
+                  o = offset != nullptr ? offset[j] : 0;
+      for (int64_t i = j * sub; i < (j + 1) * sub; ++i) {
+        codes[i] = static_cast<uint8_t>(Code((x[i] - o) * inverse));
+      }
+    }
+  }
+
+ private:
+  static constexpr size_t kFewLevels = 16;
+  static constexpr int kPrefixShift = 20;  // of a float's bits
+
+  int Search(float u) const {
     size_t code = 0;
     for (size_t step = span_ / 2; step > 0; step /= 2) {
       code += u > edges_[code + step - 1] ? step : 0;
     }
     return static_cast<int>(code);
   }
-  float Level(int code) const { return levels_[code]; }
-  // Codes of x [subs * sub], as Code gives them.
-  void Codes(int64_t sub, const float* x, const float* step, const float* offset, int64_t subs,
-             uint8_t* codes) const {
-    ScaleSearchHere().nearest(levels_.data(), uniform_ ? nullptr : edges_.data(),
-                              static_cast<int>(levels_.size()), sub, x, step, offset, subs, codes);
-  }
 
- private:
   const std::span<const float> levels_;
   const std::optional<int> uniform_;
   float lowest_, highest_;
   size_t span_ = 1;
   std::vector<float> edges_;
+  std::vector<uint8_t> below_;  // by the first bits of a value: edges below all that begin so
 };
 
 // One column of a tile: the grid of each row, and what came of it.
@@ -78,6 +110,19 @@ CVXQ_CPU_CLONES void Carry(const float* l, float error, int64_t n, float* target
     for (int64_t lane = 0; lane < kLanes; ++lane) target[i + lane] -= l[i + lane] * error;
   }
   for (; i < n; ++i) target[i] -= l[i] * error;
+}
+
+CVXQ_CPU_CLONES float LargestSize(const float* x, int64_t n) {
+  float largest[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const float size = std::fabs(x[i + lane]);
+      largest[lane] = size > largest[lane] ? size : largest[lane];
+    }
+  }
+  for (; i < n; ++i) largest[0] = std::max(largest[0], std::fabs(x[i]));
+  return *std::max_element(largest, largest + kLanes);
 }
 
 // The sum of weight (x - y)^2, in an order that n alone decides.
@@ -132,11 +177,7 @@ class Coder {
 
   GridMatrix Start() const {
     GridMatrix m{.type = &type_, .rows = in_.rows, .columns = in_.columns};
-    float largest = 0;
-    for (int64_t i = 0; i < in_.rows * in_.columns; ++i) {
-      largest = std::max(largest, std::abs(in_.w[i]));
-    }
-    m.matrix_scale = type_.MatrixScale(largest);
+    m.matrix_scale = type_.MatrixScale(LargestSize(in_.w, in_.rows * in_.columns));
     m.fields.resize(in_.rows * BlocksOfRow() * type_.field_bytes());
     m.step.resize(in_.rows * (in_.columns / type_.sub()));
     if (type_.has_offset()) m.offset.resize(m.step.size());

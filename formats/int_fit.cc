@@ -17,13 +17,6 @@ float PowerBelow(float value) {
   return std::bit_cast<float>(std::bit_cast<uint32_t>(value) & 0x7f800000u);
 }
 
-int IndexOfLeast(const IntLanes& lanes) {
-  return static_cast<int>(std::min_element(lanes.v, lanes.v + kIntLanes) - lanes.v);
-}
-int IndexOfMost(const IntLanes& lanes) {
-  return static_cast<int>(std::max_element(lanes.v, lanes.v + kIntLanes) - lanes.v);
-}
-
 // The least and the largest of finite scales that are no subnormal floats, as bits.
 struct ScaleRange {
   int least, most;
@@ -96,18 +89,19 @@ IntFit IntSearch::Symmetric(const float* x, const float* weight) {
   const float deviation = std::sqrt(moments_.second / moments_.weight);
   const float widest = largest / high;
   const float narrowest = std::min(0.75f * widest, 0.85f * kNormalStep[bits_] * deviation);
+  IntLanes inverse[2], scale[2], gain[2];
+  const float first = 1 / widest, last = 1 / narrowest;
+  for (int t = 0; t < kIntLanes; ++t) {
+    inverse[0].v[t] = first + (last - first) * (static_cast<float>(t) / (kIntLanes - 1));
+    inverse[1].v[t] = -inverse[0].v[t];
+  }
+  SolveSymmetric(x_.data(), weight_.data(), block_, -half, high, inverse, scale, gain);
   float best_gain = 0, best_scale = widest;
-  for (const float sign : {1.0f, -1.0f}) {
-    IntLanes inverse, scale, gain;
-    const float first = sign / widest, last = sign / narrowest;
-    for (int t = 0; t < kIntLanes; ++t) {
-      inverse.v[t] = first + (last - first) * (static_cast<float>(t) / (kIntLanes - 1));
-    }
-    SolveSymmetric(x_.data(), weight_.data(), block_, -half, high, inverse, &scale, &gain);
-    const int best = IndexOfMost(gain);
-    if (gain.v[best] > best_gain) {
-      best_gain = gain.v[best];
-      best_scale = scale.v[best];
+  for (const int sign : {0, 1}) {
+    const int best = IndexOfMost(gain[sign]);
+    if (gain[sign].v[best] > best_gain) {
+      best_gain = gain[sign].v[best];
+      best_scale = scale[sign].v[best];
     }
   }
   uint16_t scales[kIntLanes];
@@ -131,14 +125,19 @@ IntFit IntSearch::Asymmetric(const float* x, const float* weight) {
   const float least = moments_.least, most = moments_.most, width = most - least;
   const float narrowest = std::min(
       0.8f, 0.9f * kNormalStep[bits_] * top_ * std::sqrt(std::max(0.0f, variance)) / width);
+  float low[kEnds], high[kEnds];
+  for (int k = 0; k < kEnds; ++k) {
+    const float shrink = 1 - (1 - narrowest) * static_cast<float>(k) / 3;
+    low[k] = std::min(0.0f, mean + (least - mean) * shrink);
+    high[k] = std::max(0.0f, mean + (most - mean) * shrink);
+  }
   IntLanes inverse, zeros, scale, gain;
   for (int t = 0; t < kIntLanes; ++t) {
-    const auto shrink = [&](int k) { return 1 - (1 - narrowest) * static_cast<float>(k) / 3; };
-    const float low = std::min(0.0f, mean + (least - mean) * shrink(t % kEnds));
-    const float high = std::max(0.0f, mean + (most - mean) * shrink(t / kEnds));
-    inverse.v[t] = top_ / (high > low ? high - low : width);
-    zeros.v[t] = -low * inverse.v[t];
+    const float range = high[t / kEnds] - low[t % kEnds];
+    inverse.v[t] = range > 0 ? range : width;
   }
+  for (int t = 0; t < kIntLanes; ++t) inverse.v[t] = top_ / inverse.v[t];
+  for (int t = 0; t < kIntLanes; ++t) zeros.v[t] = -low[t % kEnds] * inverse.v[t];
   SolveAsymmetric(x_.data(), weight_.data(), block_, moments_, top_, inverse, &zeros, &scale,
                   &gain);
   const int start = IndexOfMost(gain);
@@ -147,10 +146,15 @@ IntFit IntSearch::Asymmetric(const float* x, const float* weight) {
              static_cast<uint8_t>(zeros.v[start])};
   // Four zero points about the best, each with four scales; then about the best of these, closer.
   for (const int stride : {3 * Stride(), Stride()}) {
-    uint16_t scales[kIntLanes];
+    uint16_t beside[kEnds], scales[kIntLanes];
+    float near[kEnds];
+    for (int k = 0; k < kEnds; ++k) {
+      beside[k] = Beside(fit.scale, (k - 1) * stride, scale_);
+      near[k] = std::clamp(static_cast<float>(fit.zero + k - 1), 0.0f, top_);
+    }
     for (int t = 0; t < kIntLanes; ++t) {
-      scales[t] = Beside(fit.scale, (t % kEnds - 1) * stride, scale_);
-      zeros.v[t] = std::clamp(static_cast<float>(fit.zero + t / kEnds - 1), 0.0f, top_);
+      scales[t] = beside[t % kEnds];
+      zeros.v[t] = near[t / kEnds];
     }
     if (stride != Stride()) {
       scales[kIntLanes - 1] = NearestScale(plain * unit_, scale_);

@@ -11,33 +11,71 @@ namespace {
 
 constexpr float kRounder = 0x1.8p23f;  // adding it leaves no room for a fraction
 
-float Sum(const IntLanes& lanes) {
-  float sum = 0;
-  for (const float v : lanes.v) sum += v;
-  return sum;
+// The code of a value in steps: to the nearest, ties to even.
+inline __attribute__((always_inline)) float CodeOf(float value, float low, float high) {
+  value = value < low ? low : value;
+  value = value > high ? high : value;
+  return (value + kRounder) - kRounder;
+}
+
+// op of the first lanes and as many behind them.
+template <int kHalf, typename Op>
+inline __attribute__((always_inline)) void FoldHalf(IntLanes& lanes, Op op) {
+  for (int t = 0; t < kHalf; ++t) lanes.v[t] = op(lanes.v[t], lanes.v[t + kHalf]);
+}
+// op over all lanes, for an op whose order does not matter.
+template <typename Op>
+inline __attribute__((always_inline)) float Fold(const IntLanes& all, Op op) {
+  static_assert(kIntLanes == 16);
+  IntLanes lanes = all;
+  FoldHalf<8>(lanes, op);
+  FoldHalf<4>(lanes, op);
+  FoldHalf<2>(lanes, op);
+  FoldHalf<1>(lanes, op);
+  return lanes.v[0];
+}
+inline __attribute__((always_inline)) float LeastOf(const IntLanes& lanes) {
+  return Fold(
+      lanes, [](float a, float b) __attribute__((always_inline)) { return b < a ? b : a; });
+}
+inline __attribute__((always_inline)) float MostOf(const IntLanes& lanes) {
+  return Fold(
+      lanes, [](float a, float b) __attribute__((always_inline)) { return b > a ? b : a; });
+}
+
+constexpr IntLanes kPlaces = {{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}};
+
+inline __attribute__((always_inline)) int FirstEqual(const IntLanes& lanes, float value) {
+  IntLanes place;
+  for (int t = 0; t < kIntLanes; ++t) {
+    const float last = kPlaces.v[kIntLanes - 1], here = kPlaces.v[t];
+    place.v[t] = lanes.v[t] == value ? here : last;
+  }
+  return static_cast<int>(LeastOf(place));
 }
 
 struct LaneMoments {
   IntLanes least, most, weight, first, second;
 };
 
-CVXQ_CPU_CLONES void ScaleLanes(const float* x, const float* weight, int64_t n, float by,
-                                float weigh, float* to, float* to_weight, LaneMoments* moments) {
-  LaneMoments m;
+CVXQ_CPU_CLONES void ScaleLanes(const float* __restrict x, const float* __restrict weight,
+                                int64_t n, float by, float weigh, float* __restrict to,
+                                float* __restrict to_weight, LaneMoments* moments) {
+  IntLanes least, most, total, mean, square;
   const float add = weigh == 0 ? 1.0f : 0.0f;
-  for (int64_t first = 0; first < n; first += kIntLanes) {
+  for (int64_t c = 0; c < n; c += kIntLanes) {
     for (int t = 0; t < kIntLanes; ++t) {
-      const float v = x[first + t] * by, w = weight[first + t] * weigh + add;
-      to[first + t] = v;
-      to_weight[first + t] = w;
-      m.least.v[t] = v < m.least.v[t] ? v : m.least.v[t];
-      m.most.v[t] = v > m.most.v[t] ? v : m.most.v[t];
-      m.weight.v[t] += w;
-      m.first.v[t] += w * v;
-      m.second.v[t] += (w * v) * v;
+      const float v = x[c + t] * by, w = weight[c + t] * weigh + add;
+      to[c + t] = v;
+      to_weight[c + t] = w;
+      least.v[t] = v < least.v[t] ? v : least.v[t];
+      most.v[t] = v > most.v[t] ? v : most.v[t];
+      total.v[t] += w;
+      mean.v[t] += w * v;
+      square.v[t] += (w * v) * v;
     }
   }
-  *moments = m;
+  *moments = {least, most, total, mean, square};
 }
 
 struct CodeSums {
@@ -50,10 +88,7 @@ CVXQ_CPU_CLONES void SumCodes(const float* x, const float* weight, int64_t n, fl
   for (int64_t c = 0; c < n; ++c) {
     const float w = weight[c], wx = w * x[c];
     for (int t = 0; t < kIntLanes; ++t) {
-      float code = x[c] * inverse.v[t] + zero.v[t];
-      code = code < low ? low : code;
-      code = code > high ? high : code;
-      code = (code + kRounder) - kRounder;
+      const float code = CodeOf(x[c] * inverse.v[t] + zero.v[t], low, high);
       const float weighted = w * code;
       q.v[t] += weighted;
       qq.v[t] += weighted * code;
@@ -80,20 +115,26 @@ CVXQ_CPU_CLONES void LargestOf(const float* x, const float* weight, int64_t n, f
     m.v[0] = std::max(m.v[0], std::fabs(x[c]));
     h.v[0] = std::max(h.v[0], weight[c]);
   }
-  *magnitude = *std::max_element(m.v, m.v + kIntLanes);
-  *heaviest = *std::max_element(h.v, h.v + kIntLanes);
+  *magnitude = MostOf(m);
+  *heaviest = MostOf(h);
 }
 
-IntMoments ScaleBlock(const float* x, const float* weight, int64_t n, float by, float weigh,
-                      float* to, float* to_weight) {
+CVXQ_CPU_CLONES int IndexOfLeast(const IntLanes& lanes) {
+  return FirstEqual(lanes, LeastOf(lanes));
+}
+CVXQ_CPU_CLONES int IndexOfMost(const IntLanes& lanes) { return FirstEqual(lanes, MostOf(lanes)); }
+
+CVXQ_CPU_CLONES IntMoments ScaleBlock(const float* x, const float* weight, int64_t n, float by,
+                                      float weigh, float* to, float* to_weight) {
   LaneMoments lanes;
   const int64_t whole = n / kIntLanes * kIntLanes;
   ScaleLanes(x, weight, whole, by, weigh, to, to_weight, &lanes);
-  IntMoments m{.least = *std::min_element(lanes.least.v, lanes.least.v + kIntLanes),
-               .most = *std::max_element(lanes.most.v, lanes.most.v + kIntLanes),
-               .weight = Sum(lanes.weight),
-               .first = Sum(lanes.first),
-               .second = Sum(lanes.second)};
+  IntMoments m{.least = LeastOf(lanes.least), .most = MostOf(lanes.most)};
+  for (int t = 0; t < kIntLanes; ++t) {
+    m.weight += lanes.weight.v[t];
+    m.first += lanes.first.v[t];
+    m.second += lanes.second.v[t];
+  }
   for (int64_t c = whole; c < n; ++c) {
     const float v = to[c] = x[c] * by;
     const float w = to_weight[c] = weigh == 0 ? 1.0f : weight[c] * weigh;
@@ -107,25 +148,36 @@ IntMoments ScaleBlock(const float* x, const float* weight, int64_t n, float by, 
 }
 
 CVXQ_CPU_CLONES void SolveSymmetric(const float* x, const float* weight, int64_t n, float low,
-                                    float high, const IntLanes& inverse, IntLanes* scale,
+                                    float high, const IntLanes* inverse, IntLanes* scale,
                                     IntLanes* gain) {
-  IntLanes qq, xq;
+  const IntLanes one = inverse[0], other = inverse[1];
+  IntLanes qq, xq, other_qq, other_xq;
   for (int64_t c = 0; c < n; ++c) {
     const float w = weight[c], wx = w * x[c];
     for (int t = 0; t < kIntLanes; ++t) {
-      float code = x[c] * inverse.v[t];
-      code = code < low ? low : code;
-      code = code > high ? high : code;
-      code = (code + kRounder) - kRounder;
+      const float code = CodeOf(x[c] * one.v[t], low, high);
       qq.v[t] += (w * code) * code;
       xq.v[t] += wx * code;
     }
+    for (int t = 0; t < kIntLanes; ++t) {
+      const float code = CodeOf(x[c] * other.v[t], low, high);
+      other_qq.v[t] += (w * code) * code;
+      other_xq.v[t] += wx * code;
+    }
   }
-  for (int t = 0; t < kIntLanes; ++t) {
-    const float divisor = qq.v[t] > 0 ? qq.v[t] : 1.0f;  // without codes xq is 0 too
-    scale->v[t] = xq.v[t] / divisor;
-    gain->v[t] = scale->v[t] * xq.v[t];
-  }
+  const auto solve = [](const IntLanes& squares, const IntLanes& products, IntLanes* scale,
+                        IntLanes* gain) __attribute__((always_inline)) {
+    IntLanes s, g;
+    for (int t = 0; t < kIntLanes; ++t) {
+      const float divisor = squares.v[t] > 0 ? squares.v[t] : 1.0f;  // without codes products are 0
+      s.v[t] = products.v[t] / divisor;
+      g.v[t] = s.v[t] * products.v[t];
+    }
+    *scale = s;
+    *gain = g;
+  };
+  solve(qq, xq, &scale[0], &gain[0]);
+  solve(other_qq, other_xq, &scale[1], &gain[1]);
 }
 
 CVXQ_CPU_CLONES void SolveAsymmetric(const float* x, const float* weight, int64_t n,
@@ -168,10 +220,7 @@ CVXQ_CPU_CLONES void SumErrors(const float* x, const float* weight, int64_t n, c
   for (int64_t c = 0; c < n; ++c) {
     const float w = weight[c];
     for (int t = 0; t < kIntLanes; ++t) {
-      float code = x[c] * inverse.v[t];
-      code = code < low.v[t] ? low.v[t] : code;
-      code = code > high.v[t] ? high.v[t] : code;
-      code = (code + kRounder) - kRounder;
+      const float code = CodeOf(x[c] * inverse.v[t], low.v[t], high.v[t]);
       const float error = x[c] - code * scale.v[t];
       sum.v[t] += (w * error) * error;
     }

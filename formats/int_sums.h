@@ -14,6 +14,10 @@ struct IntLanes {
   alignas(64) float v[kIntLanes] = {};
 };
 
+// The first of the least and of the most lanes. No lane is NaN.
+int IndexOfLeast(const IntLanes& lanes);
+int IndexOfMost(const IntLanes& lanes);
+
 // The largest |x| and the largest weight of n.
 void LargestOf(const float* x, const float* weight, int64_t n, float* magnitude, float* heaviest);
 
@@ -27,9 +31,10 @@ IntMoments ScaleBlock(const float* x, const float* weight, int64_t n, float by, 
                       float* to, float* to_weight);
 
 // Of each lane's codes round(x * inverse) within [low, high]: the scale of least squares, and by
-// how much it lessens the sum of weight x^2 (0 where all codes are 0).
+// how much it lessens the sum of weight x^2 (0 where all codes are 0). Two sets of lanes side by
+// side: inverse, scale, gain [2].
 void SolveSymmetric(const float* x, const float* weight, int64_t n, float low, float high,
-                    const IntLanes& inverse, IntLanes* scale, IntLanes* gain);
+                    const IntLanes* inverse, IntLanes* scale, IntLanes* gain);
 
 // Of each lane's codes round(x * inverse + zero) within [0, high]: the zero point of least squares
 // in real numbers, within the codes, and, with it rounded, the scale and its gain.

@@ -30,8 +30,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kSmallModel = int64_t{256} << 20;
-// Rows of a matrix that are coded to measure its types, where it has many more.
-constexpr int64_t kMeasuredRows = 1024;
 
 using Choice = std::vector<const WeightType*>;  // of every matrix
 
@@ -76,13 +74,14 @@ double Energy(const std::vector<float>& w, const std::vector<float>& row_weight,
   return sum;
 }
 
-RowSample SampleRows(std::vector<float> w, MatrixCurvature curvature, int64_t columns) {
+RowSample SampleRows(std::vector<float> w, MatrixCurvature curvature, int64_t columns,
+                     int64_t measured_rows) {
   RowSample sample;
   const auto rows = static_cast<int64_t>(curvature.row_weight.size());
   const auto blocks = static_cast<int64_t>(curvature.blocks.size());
   const int64_t unit = blocks > 0 ? static_cast<int64_t>(curvature.blocks[0].rows.size()) : 1;
   const int64_t units = blocks > 0 ? blocks : rows;
-  const int64_t take = std::max<int64_t>(1, kMeasuredRows / unit);
+  const int64_t take = std::max<int64_t>(1, measured_rows / unit);
   if (2 * take > units) {
     sample.rows = rows;
     sample.w = std::move(w);
@@ -258,7 +257,8 @@ class Exporter {
           if (!sample) {
             CVXQ_ASSIGN_OR_RETURN(std::vector<float> w, Weights(matrix));
             CVXQ_ASSIGN_OR_RETURN(MatrixCurvature curvature, statistics_->Of(matrix));
-            sample = SampleRows(std::move(w), std::move(curvature), matrix.columns);
+            sample = SampleRows(std::move(w), std::move(curvature), matrix.columns,
+                                options_.measured_rows);
           }
           const GridMatrix coded =
               CodeOnGrids(sample->curvature.Input(sample->w.data(), sample->rows, matrix.columns),
@@ -329,27 +329,30 @@ class Exporter {
       const auto budget = static_cast<int64_t>(fixed + *options_.bits * weights / 8);
       StatusOr<TypeChoice> found = ChooseTypes(items, budget);
       if (!found.ok()) return TooSmall(found.status());
-      Keep(*found);
+      Keep(items, *found);
       Choice choice = spread(*found);
       limit_ = format_->TotalBytes(choice) + budget - found->bytes;
       return choice;
     }
     limit_ = *options_.size;
     // What else is in the files depends a little on the choice.
-    int64_t budget = *options_.size;
+    int64_t budget = limit_;
+    std::optional<TypeChoice> best;
     constexpr int kRounds = 8;
     for (int round = 0; round < kRounds; ++round) {
       StatusOr<TypeChoice> found = ChooseTypes(items, budget);
+      if (!found.ok() && best) break;
       if (!found.ok()) return TooSmall(found.status());
-      const Choice choice = spread(*found);
-      const int64_t others = format_->TotalBytes(choice) - found->bytes;
-      if (found->bytes + others <= *options_.size && round > 0) {
-        Keep(*found);
-        return choice;
-      }
-      budget = std::min(budget - (round > 0 ? 1 : 0), *options_.size - others);
+      const int64_t others = format_->TotalBytes(spread(*found)) - found->bytes;
+      const int64_t room = limit_ - others;
+      const bool fits = found->bytes <= room, settled = fits && room <= budget;
+      if (fits && (!best || found->distortion < best->distortion)) best = *std::move(found);
+      if (settled) break;
+      budget = fits ? room : std::min(budget - 1, room);
     }
-    return absl::InternalError("the size of the files does not settle");
+    if (!best) return absl::InternalError("the size of the files does not settle");
+    Keep(items, *best);
+    return spread(*best);
   }
 
   Status TooSmall(const Status& status) const {
@@ -372,7 +375,10 @@ class Exporter {
                      " bits a weight); ask for more, or for other types with --menu"));
   }
 
-  void Keep(const TypeChoice& found) {
+  void Keep(const std::vector<TypeOptions>& items, const TypeChoice& found) {
+    const TypeSteps steps = StepsFrom(items, found);
+    report_.least_step_bytes = steps.least;
+    report_.most_step_bytes = steps.most;
     report_.log2_lambda = found.log2_lambda;
     report_.predicted_distortion = found.distortion;
   }
@@ -389,7 +395,8 @@ class Exporter {
     return weights > 0 ? 8 * bytes / weights : 0;
   }
 
-  // One type wherever it can be; elsewhere the smallest that is no smaller, else the largest.
+  // One type wherever it can be; elsewhere the smallest that is no smaller, else the largest. Where
+  // it can be nowhere, what the format has in its place.
   StatusOr<Choice> Uniform(const std::string& name) const {
     const WeightType* asked = nullptr;
     std::vector<std::string> known;
@@ -400,6 +407,11 @@ class Exporter {
           known.push_back(type->name());
         }
       }
+    }
+    if (asked == nullptr && options_.format_options.menu.empty()) {  // nothing else is on the menu
+      Choice choice;
+      for (const ExportMatrix& matrix : format_->matrices()) choice.push_back(matrix.types[0]);
+      return choice;
     }
     if (asked == nullptr) {
       return absl::InvalidArgumentError(absl::StrCat(
@@ -523,6 +535,7 @@ class Exporter {
                         "is what is written",
                         name->name(), kl, *report_.kl));
     report_.fell_back = true;
+    report_.least_step_bytes = report_.most_step_bytes = 0;
     std::swap(*report_.kl, *report_.uniform_kl);
     choice = best;
     return TakeFrom(folder);
@@ -617,6 +630,8 @@ nlohmann::ordered_json ExportReport::ToJson() const {
   json["calibration"] = calibration;
   json["file_bytes"] = file_bytes;
   json["asked_bytes"] = asked_bytes ? nlohmann::ordered_json(*asked_bytes) : nullptr;
+  json["least_step_bytes"] = least_step_bytes;
+  json["most_step_bytes"] = most_step_bytes;
   json["bits_per_weight"] = bits_per_weight;
   json["log2_lambda"] = log2_lambda;
   json["predicted_distortion"] = predicted_distortion;

@@ -42,6 +42,7 @@ struct ExportOptions {
   int64_t check_samples = 16;
   bool nearest = false;  // with `uniform`: codes nearest to the weights, without any statistics
   double damping = 0.01, shrinkage = 0.1;
+  int64_t measured_rows = 1024;  // coded to measure the types of a matrix, where it has many more
   int threads = 0;
   BackendKind backend = BackendKind::kAuto;
   std::optional<int64_t> memory;
@@ -62,6 +63,10 @@ struct ExportReport {
   int64_t file_bytes = 0;  // of all files of the model
   std::optional<int64_t> asked_bytes;
   double bits_per_weight = 0;
+  // By how much one matrix, or those that are tied, could grow and lose less by the measure: what
+  // is left of what was asked is less than the least of it. 0 and 0 where nothing could, or one
+  // type everywhere was written.
+  int64_t least_step_bytes = 0, most_step_bytes = 0;
   double log2_lambda = 0;
   double predicted_distortion = 0, measured_distortion = 0;
   std::optional<double> kl;  // on the sequences that check

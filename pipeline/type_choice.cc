@@ -85,10 +85,13 @@ void Apply(const Move& move, TypeChoice& choice) {
   choice.distortion += move.distortion;
 }
 
+// A change of the distortion below which it is more than rounding.
+double Rounding(const TypeChoice& choice) { return -1e-12 * std::abs(choice.distortion); }
+
 // The best change of one or two items that fits into `gap` more bytes; false where none helps.
 bool Exchange(const std::vector<TypeOptions>& items, int64_t gap, TypeChoice& choice) {
   const std::vector<Move> moves = Moves(items, choice);
-  double least = -1e-12 * std::abs(choice.distortion);  // less is rounding
+  double least = Rounding(choice);
   const Move *first = nullptr, *second = nullptr;
   // From the largest first move down, more and more second moves fit beside it.
   BestTwo fitting;
@@ -198,6 +201,16 @@ StatusOr<TypeChoice> ChooseTypes(const std::vector<TypeOptions>& items, int64_t 
   while (Exchange(items, budget - choice.bytes, choice)) {
   }
   return choice;
+}
+
+TypeSteps StepsFrom(const std::vector<TypeOptions>& items, const TypeChoice& choice) {
+  TypeSteps steps;
+  for (const Move& move : Moves(items, choice)) {
+    if (move.bytes <= 0 || move.distortion >= Rounding(choice)) continue;
+    if (steps.least == 0) steps.least = move.bytes;  // moves come by their bytes
+    steps.most = move.bytes;
+  }
+  return steps;
 }
 
 }  // namespace cvxq

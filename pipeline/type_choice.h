@@ -36,6 +36,14 @@ struct TypeChoice {
 // bytes they take. Every item has at least one option. Ties go to the lower index.
 StatusOr<TypeChoice> ChooseTypes(const std::vector<TypeOptions>& items, int64_t budget);
 
+// By how many bytes one item could still grow and lose less: the least and the most over all items
+// and options, 0 where there is no such option. What a choice of ChooseTypes leaves of its budget
+// is less than the least.
+struct TypeSteps {
+  int64_t least = 0, most = 0;
+};
+TypeSteps StepsFrom(const std::vector<TypeOptions>& items, const TypeChoice& choice);
+
 }  // namespace cvxq
 
 #endif  // CVXQ_PIPELINE_TYPE_CHOICE_H_

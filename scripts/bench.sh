@@ -45,6 +45,9 @@ title "Watchers that come and go (bench/service.cc)"
 title "Types of GGUF files (bench/grid_types.cc)"
 "$build/bench/bench_grid_types"
 
+title "Types of the safetensors formats (bench/int_types.cc)"
+"$build/bench/bench_int_types"
+
 title "Two-sided against one-sided coding (bench/two_sided.cc)"
 "$build/bench/bench_two_sided"
 

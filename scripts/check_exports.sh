@@ -11,5 +11,5 @@ if [ ! -x "$venv/bin/python" ]; then
   "$venv/bin/pip" install -q torch transformers accelerate gguf xllamacpp
 fi
 cmake --preset release
-cmake --build build/release --target bench_export_uniform
-"$venv/bin/python" scripts/check_gguf.py build/release/bench . build/exports-check "$@"
+cmake --build build/release --target cvxq decode_model
+"$venv/bin/python" scripts/check_gguf.py build/release . build/exports-check "$@"

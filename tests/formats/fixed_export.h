@@ -1,9 +1,10 @@
-// An export without any choice: every matrix takes the type that is asked for, rounded to nearest.
+// Exports rounded to nearest, without any choice: the types of each matrix take turns.
 #ifndef CVXQ_TESTS_FORMATS_FIXED_EXPORT_H_
 #define CVXQ_TESTS_FORMATS_FIXED_EXPORT_H_
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "formats/export_format.h"
@@ -11,6 +12,19 @@
 #include "model/weights.h"
 
 namespace cvxq {
+
+// A matrix of the checkpoint in a type that it can have, rounded to nearest.
+inline StatusOr<ExportedMatrix> NearestMatrix(const Checkpoint& checkpoint,
+                                              const ExportMatrix& matrix, const WeightType& type) {
+  CVXQ_ASSIGN_OR_RETURN(const HostTensor tensor, checkpoint.Get(matrix.name + ".weight"));
+  CVXQ_ASSIGN_OR_RETURN(std::vector<float> w, ToFloats(tensor));
+  if (type.dense()) return ExportedMatrix{.grid = {}, .values = std::move(w)};
+  ThreadPool pool(1);
+  return ExportedMatrix{
+      .grid =
+          CodeNearest({.w = w.data(), .rows = matrix.rows, .columns = matrix.columns}, type, pool),
+      .values = {}};
+}
 
 struct FixedExport {
   std::shared_ptr<const Checkpoint> checkpoint;
@@ -45,20 +59,10 @@ inline Status WriteFixedExport(FixedExport& out, const std::string& folder) {
   return out.format->Write(
       out.choice,
       [&](size_t i) -> StatusOr<ExportedMatrix> {
-        const ExportMatrix& matrix = out.format->matrices()[i];
-        CVXQ_ASSIGN_OR_RETURN(const HostTensor tensor,
-                              out.checkpoint->Get(matrix.name + ".weight"));
-        CVXQ_ASSIGN_OR_RETURN(std::vector<float> w, ToFloats(tensor));
-        ExportedMatrix exported;
-        if (out.choice[i]->dense()) {
-          exported.values = out.values[i] = std::move(w);
-        } else {
-          ThreadPool pool(1);
-          exported.grid =
-              CodeNearest({.w = w.data(), .rows = matrix.rows, .columns = matrix.columns},
-                          *out.choice[i], pool);
-          out.values[i] = Decode(exported.grid);
-        }
+        CVXQ_ASSIGN_OR_RETURN(
+            ExportedMatrix exported,
+            NearestMatrix(*out.checkpoint, out.format->matrices()[i], *out.choice[i]));
+        out.values[i] = out.choice[i]->dense() ? exported.values : Decode(exported.grid);
         return exported;
       },
       folder);

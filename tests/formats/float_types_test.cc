@@ -8,6 +8,7 @@
 
 #include "base/random.h"
 #include "formats/float_codes.h"
+#include "formats/grid_coder.h"
 
 namespace cvxq {
 namespace {
@@ -53,6 +54,32 @@ TEST(Fp8Type, TakesTheBestOfManyScales) {
   }
   EXPECT_LT(found, 1.06 * best);
   EXPECT_LT(found, 0.97 * plain);
+}
+
+// Of every size that E4M3 has, and beyond: no neighbour of the code is nearer.
+TEST(Fp8Type, CodesAreTheNearest) {
+  std::vector<float> x = {0.0f, -0.0f, 500.0f, -500.0f};
+  for (int k = 0; k < 4092; ++k) {
+    const float size = std::exp2(static_cast<float>(k) / 200 - 11.5f);
+    x.push_back(k % 2 == 0 ? size : -size);
+  }
+  const auto columns = static_cast<int64_t>(x.size());
+  const Fp8Type type(columns, DType::kBF16);
+  ThreadPool pool(1);
+  const GridMatrix coded = CodeNearest({.w = x.data(), .rows = 1, .columns = columns}, type, pool);
+  const std::span<const float> levels = type.levels();
+  std::vector<bool> used(levels.size());
+  for (int64_t c = 0; c < columns; ++c) {
+    const size_t code = coded.codes[c];
+    ASSERT_LT(code, levels.size());
+    used[code] = true;
+    const float target = x[c] / coded.step[0], error = std::fabs(target - levels[code]);
+    for (const size_t other : {code - 1, code + 1}) {
+      if (other >= levels.size()) continue;
+      EXPECT_LE(error, std::fabs(target - levels[other]) * 1.0001f) << x[c];
+    }
+  }
+  EXPECT_GT(std::count(used.begin(), used.end(), true), 240);
 }
 
 TEST(Fp8Type, RowsOfNothing) {

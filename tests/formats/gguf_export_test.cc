@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 
 #include "formats/ggml_types.h"
 #include "formats/gguf_matrix.h"
@@ -186,6 +187,44 @@ TEST_F(GgufExportTest, GridsComeBackInTheirRows) {
       ASSERT_TRUE(read.ok()) << read.status();
       EXPECT_EQ(*ToFloats(*read), Decode(exported.grid)) << matrix.name;
       EXPECT_EQ(weights.Describe(matrix.name + ".weight")->dtype, DType::kF32);
+    }
+  }
+}
+
+// The file itself, not as it is read: of a head of D rows, row 2i + j is row j D/2 + i of the
+// checkpoint, for q and k of llama alone; Gemma's norms have 1 added.
+TEST_F(GgufExportTest, TurnsRowsAndNormsAsLlamaCppHasThem) {
+  const auto floats = [](std::span<const std::byte> bytes) {
+    std::vector<float> values(bytes.size() / sizeof(float));
+    std::memcpy(values.data(), bytes.data(), bytes.size());
+    return values;
+  };
+  for (const char* family : {"llama", "qwen2", "gemma2"}) {
+    SCOPED_TRACE(family);
+    const std::string folder = folder_.File(family), out = folder + "/out";
+    CopyModel(family, folder, EditFor(family));
+    auto made = GgufExport::Make(folder, {.menu = {"f32"}});
+    ASSERT_TRUE(made.ok()) << made.status();
+    ASSERT_TRUE(made->Write(made->Choose("f32"), out).ok());
+    const auto file = GgufFile::Open(out + "/model.gguf").value();
+    const bool turned = std::string(family) == "llama";
+    for (const std::string name : {"q", "k", "v"}) {
+      const auto values = floats(file->FindTensor("blk.0.attn_" + name + ".weight")->bytes);
+      const std::string tensor = "model.layers.0.self_attn." + name + "_proj.weight";
+      const auto original = *ToFloats(*made->checkpoint->Get(tensor));
+      ASSERT_EQ(values.size(), original.size());
+      const int64_t columns = made->spec.hidden, D = made->spec.head_dim;
+      for (size_t at = 0; at < values.size(); ++at) {
+        const int64_t row = static_cast<int64_t>(at) / columns, in_head = row % D;
+        const int64_t from =
+            turned && name != "v" ? row - in_head + in_head % 2 * (D / 2) + in_head / 2 : row;
+        ASSERT_EQ(values[at], original[from * columns + at % columns]) << name << " row " << row;
+      }
+    }
+    const auto norm = floats(file->FindTensor("output_norm.weight")->bytes);
+    const auto original = *ToFloats(*made->checkpoint->Get("model.norm.weight"));
+    for (size_t i = 0; i < norm.size(); ++i) {
+      EXPECT_EQ(norm[i], original[i] + (std::string(family) == "gemma2" ? 1.0f : 0.0f));
     }
   }
 }

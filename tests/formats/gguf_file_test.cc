@@ -116,7 +116,8 @@ TEST(GgufWriterTest, RefusesWhatNoReaderTakes) {
     return GgufWriter::Create(folder.File("a.gguf"), {}, entries).status();
   };
   constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
-  ExpectError(create({{std::string(64, 'n'), {4}, kF32}}), kInvalid, "a name of 64 bytes");
+  ExpectError(create({{std::string(64, 'n'), {4}, kF32}}), kInvalid,
+              "a name of 64 bytes; llama.cpp takes 63: export the model as compressed-tensors");
   ExpectError(create({{"a", {4}, kF32}, {"a", {4}, kF32}}), kInvalid, "declared twice");
   ExpectError(create({{"a", {3, 48}, kQ8_0}}), kInvalid, "do not divide");
   ExpectError(create({{"a", {4}, 99}}), kInvalid, "do not divide");

@@ -14,7 +14,7 @@
 #include "formats/gguf_model.h"
 #include "model/model.h"
 #include "storage/checkpoint.h"
-#include "tests/formats/nearest_grid.h"
+#include "tests/formats/fixed_export.h"
 #include "tests/storage/test_files.h"
 
 namespace cvxq {
@@ -88,10 +88,7 @@ struct GgufExport {
   }
 
   StatusOr<ExportedMatrix> Matrix(size_t index, const WeightType& type) const {
-    const ExportMatrix& matrix = format->matrices()[index];
-    CVXQ_ASSIGN_OR_RETURN(const HostTensor tensor, checkpoint->Get(matrix.name + ".weight"));
-    CVXQ_ASSIGN_OR_RETURN(const std::vector<float> w, ToFloats(tensor));
-    return NearestMatrix(type, w, matrix.rows, matrix.columns);
+    return NearestMatrix(*checkpoint, format->matrices()[index], type);
   }
 
   Status Write(const std::vector<const WeightType*>& choice, const std::string& folder) {

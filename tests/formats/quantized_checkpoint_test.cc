@@ -56,7 +56,8 @@ TEST_P(Golden, ValuesAreThoseOfTheFormatsLibrary) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, Golden,
-                         testing::Values("compressed_tensors", "gptq_v1", "gptq_v2", "awq"));
+                         testing::Values("compressed_tensors", "gptq_v1", "gptq_v2", "awq",
+                                         "llm_compressor"));
 
 TEST(QuantizedCheckpoint, TensorsOfQuantisedLinearsAreNotSeen) {
   const auto source = Open(Data("quantized/compressed_tensors"));

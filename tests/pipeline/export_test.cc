@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <tuple>
 
 #include "pipeline/model_files.h"
 #include "storage/files.h"
@@ -89,6 +90,37 @@ INSTANTIATE_TEST_SUITE_P(Formats, ExportSizeTest,
                          testing::Values(ExportFormatKind::kGguf,
                                          ExportFormatKind::kCompressedTensors));
 
+// Sizes between the smallest and the largest file: never above, and what is left is no step.
+TEST_P(ExportSizeTest, FillsTheSize) {
+  ExportOptions options = Options(GetParam());
+  options.calibration.samples = 4;
+  options.check_samples = 0;
+  const bool gguf = GetParam() == ExportFormatKind::kGguf;
+  options.format_options.menu = gguf ? std::vector<std::string>{"q4_0", "q5_0", "q8_0"}
+                                     : std::vector<std::string>{"int3", "int4", "int8"};
+  const auto file_of = [&](const std::string& type) {
+    ExportOptions uniform = options;
+    uniform.uniform = type;
+    uniform.nearest = true;
+    uniform.output += type;
+    const StatusOr<ExportReport> report = Run(uniform);
+    EXPECT_TRUE(report.ok()) << report.status();
+    return report.ok() ? report->file_bytes : 0;
+  };
+  const int64_t least = file_of(options.format_options.menu.front());
+  const int64_t most = file_of(options.format_options.menu.back());
+  for (const int64_t size : {least, least + 1000, (3 * least + most) / 4, most - 1}) {
+    options.size = size;
+    options.output = scratch_.path() + "/" + std::to_string(size);
+    const StatusOr<ExportReport> report = Run(options);
+    ASSERT_TRUE(report.ok()) << report.status();
+    EXPECT_EQ(report->file_bytes, FolderBytes(options.output));
+    EXPECT_LE(report->file_bytes, size);
+    EXPECT_GT(report->least_step_bytes, 0);
+    EXPECT_LT(size - report->file_bytes, report->least_step_bytes) << size;
+  }
+}
+
 TEST_F(ExportTest, BetterThanOneTypeEverywhere) {
   ExportOptions options = Options();
   options.uniform = "q4_0";
@@ -163,6 +195,25 @@ TEST_F(ExportTest, TheReportIsBesideTheFiles) {
   EXPECT_NEAR(report->measured_distortion / report->predicted_distortion, 1, 0.1);
 }
 
+// Some rows stand for all of a large matrix: of tables, and of linears with several blocks of rows
+// that feed one another, which a small memory makes.
+TEST_F(ExportTest, WhatIsForeseenOnSomeRowsComesOfAll) {
+  ExportOptions options = Options();
+  options.bits = 4.5;
+  options.check_samples = 0;
+  options.memory = 1;
+  options.measured_rows = 130;
+  options.format_options.menu = {"q4_0"};
+  const StatusOr<ExportReport> report = Run(options);
+  ASSERT_TRUE(report.ok()) << report.status();
+  int tables = 0;
+  for (const ExportReport::Matrix& matrix : report->matrices) {
+    EXPECT_NEAR(matrix.measured_distortion / matrix.predicted_distortion, 1, 0.15) << matrix.name;
+    tables += matrix.rows == 1024 ? 1 : 0;
+  }
+  EXPECT_EQ(tables, 2);
+}
+
 TEST_F(ExportTest, BadInput) {
   const auto expect = [&](const ExportOptions& options, absl::StatusCode code,
                           const std::string& message) {
@@ -197,6 +248,24 @@ TEST_F(ExportTest, BadInput) {
   options.bits = 4;
   options.model = scratch_.path() + "/none";
   expect(options, absl::StatusCode::kNotFound, "none");
+}
+
+// Rows of 128 and 352 columns have no blocks of 256, nor all of them groups of 128.
+TEST_F(ExportTest, OneTypeThatFitsNowhereHasItsSubstitutes) {
+  for (const auto& [format, uniform, substitute] :
+       {std::tuple{ExportFormatKind::kGguf, "q4_k", "q5_0"},
+        {ExportFormatKind::kCompressedTensors, "int4", "int4_channel"}}) {
+    ExportOptions options = Options(format);
+    options.uniform = uniform;
+    options.format_options.group = -1;
+    options.nearest = true;
+    options.check_samples = 0;
+    options.output = scratch_.path() + "/" + uniform;
+    const StatusOr<ExportReport> report = Run(options);
+    ASSERT_TRUE(report.ok()) << report.status();
+    EXPECT_EQ(report->matrices[0].type, substitute);
+    EXPECT_EQ(report->matrices[0].fallback.empty(), format != ExportFormatKind::kGguf);
+  }
 }
 
 TEST_F(ExportTest, AnExportReplacesOnlyAnExport) {

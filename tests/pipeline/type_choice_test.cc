@@ -84,6 +84,40 @@ TEST(TypeChoiceTest, FillsTheBudget) {
   EXPECT_GE(choice->bytes, bytes - bytes / 1000);
 }
 
+// At any size between the smallest and the largest: never above, and nothing more fits.
+TEST(TypeChoiceTest, WhatIsLeftIsLessThanAnyStep) {
+  for (const size_t count : {1, 5, 40}) {
+    const std::vector<TypeOptions> items = RandomItems(count, count);
+    int64_t least = 0, most = 0;
+    for (const TypeOptions& options : items) {
+      least += options.front().bytes;
+      most += options.back().bytes;
+    }
+    for (int i = 0; i <= 10; ++i) {
+      const int64_t budget = least + (most - least) * i / 10;
+      const StatusOr<TypeChoice> choice = ChooseTypes(items, budget);
+      ASSERT_TRUE(choice.ok()) << choice.status();
+      EXPECT_LE(choice->bytes, budget);
+      // The step is searched for anew, not as the code does.
+      int64_t next = std::numeric_limits<int64_t>::max(), last = 0;
+      for (size_t item = 0; item < items.size(); ++item) {
+        const TypeOption& now = items[item][choice->option[item]];
+        for (const TypeOption& other : items[item]) {
+          if (other.bytes <= now.bytes || other.distortion >= now.distortion) continue;
+          next = std::min(next, other.bytes - now.bytes);
+          last = std::max(last, other.bytes - now.bytes);
+        }
+      }
+      if (last > 0) {
+        EXPECT_LT(budget - choice->bytes, next) << count << " items, " << i;
+      }
+      const TypeSteps steps = StepsFrom(items, *choice);
+      EXPECT_EQ(steps.least, last > 0 ? next : 0);
+      EXPECT_EQ(steps.most, last);
+    }
+  }
+}
+
 // Bytes of large models come in more units than there is room for.
 TEST(TypeChoiceTest, LargeModels) {
   std::vector<TypeOptions> items = RandomItems(2, 300);
