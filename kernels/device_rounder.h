@@ -68,11 +68,26 @@ struct DeviceTable {
                     // has code i + 1
 };
 
+// P H P^T + damping = L diag(D) L^T (quant/curvature.h).
+struct DeviceFactor {
+  Tensor lower;                // L [n, n] F32, unit lower
+  Tensor diagonal;             // D [n] F32
+  std::vector<int32_t> order;  // the column of H in each place
+  double damping = 0;          // what was added to the diagonal, as a share of its mean
+};
+
 // Used from the thread of its backend, which it does not outlive. Enqueued as operations of a
 // backend are: errors come with Synchronize. The same bits from run to run.
 class DeviceRounder {
  public:
   virtual ~DeviceRounder() = default;
+
+  // The diagonal of h [n, n] F32, on the host: waits.
+  virtual std::vector<float> Diagonal(const Tensor& h) = 0;
+  // Factors h in this order; damping grows where it must, as FactorInOrder has it. Waits. Errors:
+  // NaN or Inf is kDataLoss; those of the device.
+  virtual StatusOr<DeviceFactor> Factor(const Tensor& h, std::vector<int32_t> order,
+                                        double damping) = 0;
 
   // codes [M, N] U16, set: the bits of int16 k, or codes. A block whose rows do not feed each other
   // has at most tile_rows rows, and its trellis starts anew.

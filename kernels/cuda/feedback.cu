@@ -20,6 +20,7 @@
 
 #include "kernels/contract.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/curvature.h"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/feedback_tile.cuh"
 #include "kernels/cuda/launch.h"
@@ -260,6 +261,16 @@ class CudaRounder : public DeviceRounder {
   CudaRounder(std::shared_ptr<Device> device, Products& products)
       : device_(std::move(device)), products_(products) {}
 
+  std::vector<float> Diagonal(const Tensor& h) override { return DiagonalOf(*device_, h); }
+
+  StatusOr<DeviceFactor> Factor(const Tensor& h, std::vector<int32_t> order,
+                                double damping) override {
+    if (solver_ == nullptr) {
+      CVXQ_ASSIGN_OR_RETURN(solver_, Solver::Make(*device_));
+    }
+    return FactorOnDevice(*device_, *solver_, h, std::move(order), damping);
+  }
+
   void Round(const DeviceFeedback& f, const DeviceTrellis& rule, Tensor codes) override {
     if (device_->failed()) return;
     for (const DeviceFeedback::Block& block : f.blocks) {
@@ -350,6 +361,7 @@ class CudaRounder : public DeviceRounder {
 
   const std::shared_ptr<Device> device_;
   Products& products_;
+  std::unique_ptr<Solver> solver_;  // made when it is needed first
 };
 
 }  // namespace

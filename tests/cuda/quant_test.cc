@@ -181,6 +181,53 @@ std::vector<Problem> Problems() {
   return problems;
 }
 
+// --- factors ---
+
+TEST_F(CudaQuantTest, FactorsAreTheCpus) {
+  for (const int64_t n : {1, 3, 40, 130}) {
+    const std::vector<float> h = CorrelatedMoments(n, 3 * n, n);
+    const StatusOr<CurvatureFactor> cpu = FactorCurvature(h, n, 0.01);
+    const Tensor sent = Send(DType::kF32, {n, n}, h.data());
+    const std::unique_ptr<DeviceRounder> rounder = MakeDeviceRounder(*Gpu());
+    const StatusOr<DeviceFactor> gpu = rounder->Factor(sent, cpu->order, 0.01);
+    ASSERT_TRUE(gpu.ok()) << gpu.status();
+    EXPECT_EQ(gpu->damping, cpu->damping);
+    std::vector<float> lower(n * n), diagonal(n);
+    Gpu()->Download(gpu->lower, lower.data());
+    Gpu()->Download(gpu->diagonal, diagonal.data());
+    for (int64_t i = 0; i < n; ++i) {
+      EXPECT_NEAR(diagonal[i], cpu->diagonal[i], 1e-3 * cpu->diagonal[i]);
+      EXPECT_EQ(rounder->Diagonal(sent)[i], h[i * n + i]);
+      for (int64_t j = 0; j < n; ++j) {
+        EXPECT_NEAR(lower[i * n + j], cpu->lower[i * n + j], j < i ? 1e-3 : 0.0);
+      }
+    }
+  }
+}
+
+TEST_F(CudaQuantTest, DampingGrowsUntilItCanBeFactored) {
+  constexpr int64_t kN = 20;
+  std::vector<float> h(kN * kN, 1.0f), zero(kN * kN);
+  for (int64_t i = 0; i < kN; ++i) h[i * kN + i] = 0.95f;  // indefinite
+  std::vector<int32_t> order(kN);
+  std::iota(order.begin(), order.end(), 0);
+  const std::unique_ptr<DeviceRounder> rounder = MakeDeviceRounder(*Gpu());
+  const auto gpu = rounder->Factor(Send(DType::kF32, {kN, kN}, h.data()), order, 0.001);
+  ASSERT_TRUE(gpu.ok()) << gpu.status();
+  EXPECT_EQ(gpu->damping, FactorInOrder(h, order, 0.001)->damping);
+  EXPECT_GT(gpu->damping, 0.01);
+
+  const auto of_zero = rounder->Factor(Send(DType::kF32, {kN, kN}, zero.data()), order, 0.01);
+  ASSERT_TRUE(of_zero.ok()) << of_zero.status();
+  std::vector<float> diagonal(kN);
+  Gpu()->Download(of_zero->diagonal, diagonal.data());
+  EXPECT_EQ(diagonal, std::vector<float>(kN, 1.0f));
+
+  h[3 * kN + 3] = NAN;
+  EXPECT_EQ(rounder->Factor(Send(DType::kF32, {kN, kN}, h.data()), order, 0.01).status().code(),
+            absl::StatusCode::kDataLoss);
+}
+
 // --- trellis ---
 
 struct Trellis8 {
