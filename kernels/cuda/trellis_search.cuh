@@ -22,6 +22,7 @@
 
 namespace cvxq::cuda {
 
+inline constexpr unsigned kAllLanes = 0xffffffffu;
 inline constexpr int kTrellisLanes = 8, kTrellisCopies = 4;
 // Prices of one class and grid: two that are never paid, one for each magnitude, and as many again
 // as the search reaches beyond.
@@ -157,68 +158,80 @@ struct TrellisRule : TrellisArguments {
     return cost_less < cost ? cost_less : cost;
   }
 
-  // Rows [begin, end) from the last back; kBlocks blocks of four rows may be owed something.
+  // One row. `lower`: what it owes to the blocks of rows before it, for this lane's copy.
+  template <int kBlocks>
+  __device__ static void Row(const Shared& shared, int r, const float4* lower, Lane& lane) {
+    const TrellisPlace place = shared.place[r];
+    const TrellisTarget next = shared.target[r > 0 ? r - 1 : 0];
+    const float metric_first = __shfl_sync(kAllLanes, lane.metric, lane.first);
+    const float metric_second = __shfl_sync(kAllLanes, lane.metric, lane.first + 1);
+    const float x_first = __shfl_sync(kAllLanes, lane.x, lane.first);
+    const float x_second = __shfl_sync(kAllLanes, lane.x, lane.first + 1);
+    float code_first, code_second;
+    const float to_first = metric_first + Branch(x_first, lane.grid, lane.odd_first, place.weight,
+                                                 lane.price_first + place.price, code_first);
+    const float to_second =
+        metric_second + Branch(x_second, lane.grid, lane.odd_second, place.weight,
+                               lane.price_second + place.price, code_second);
+    const bool second = to_second < to_first;
+    lane.metric = second ? to_second : to_first;
+    const float code = second ? code_second : code_first;
+    float target = next.target;
+    if constexpr (kFeeds) {
+      // Both choices as far as they go before the choice is known.
+      const int of = kTrellisLanes * (((r + 3) & 3)) + lane.first;
+      const float owed_first = __shfl_sync(kAllLanes, lane.owed[0], of);
+      const float owed_second = __shfl_sync(kAllLanes, lane.owed[0], of + 1);
+      const float error_first = code_first * place.step - place.original;
+      const float error_second = code_second * place.step - place.original;
+      const float target_first = target - (owed_first + next.lower * error_first);
+      const float target_second = target - (owed_second + next.lower * error_second);
+      target = second ? target_second : target_first;
+      const float error = second ? error_second : error_first;
+      const int from = kTrellisLanes * lane.copy + lane.first + (second ? 1 : 0);
+#pragma unroll
+      for (int i = 0; i < kBlocks; i += 4) {
+        const float4 l = lower[i];
+        lane.owed[i] = __shfl_sync(kAllLanes, lane.owed[i], from) + l.x * error;
+        lane.owed[i + 1] = __shfl_sync(kAllLanes, lane.owed[i + 1], from) + l.y * error;
+        lane.owed[i + 2] = __shfl_sync(kAllLanes, lane.owed[i + 2], from) + l.z * error;
+        lane.owed[i + 3] = __shfl_sync(kAllLanes, lane.owed[i + 3], from) + l.w * error;
+      }
+    }
+    lane.x = target * next.inverse;
+    const unsigned seconds = __ballot_sync(kAllLanes, second);
+    if (threadIdx.x < kTrellisLanes) {
+      shared.step[r][threadIdx.x] = TrellisStep{code, target};
+      shared.second[r] = static_cast<uint8_t>(seconds);
+    }
+  }
+
+  // Rows [begin, end) of one part of a tile from the last back; kBlocks blocks of four rows may be
+  // owed something.
   template <int kBlocks>
   __device__ static void Rows(const Shared& shared, int begin, int end, Lane& lane) {
-    constexpr unsigned kAll = 0xffffffffu;
-    for (int r = end - 1; r >= begin; --r) {
+    constexpr int kPart = kBlocks / 8 - 1;
+    const float4* const feed =
+        reinterpret_cast<const float4*>(shared.feed) + 128 * kPart * (kPart + 1) + lane.copy;
+    int r = end - 1;
+    while (r >= begin) {
       if constexpr (kFeeds) {
-        if (r % 4 == 0) {  // the next row is of the block before
+        if ((r & 3) == 0) {  // the next row is of the block before
 #pragma unroll
           for (int i = 0; i + 1 < kBlocks; ++i) lane.owed[i] = lane.owed[i + 1];
           lane.owed[kBlocks - 1] = 0;
         }
       }
-      const TrellisPlace place = shared.place[r];
-      const TrellisTarget next = shared.target[r > 0 ? r - 1 : 0];
-      const float metric_first = __shfl_sync(kAll, lane.metric, lane.first);
-      const float metric_second = __shfl_sync(kAll, lane.metric, lane.first + 1);
-      const float x_first = __shfl_sync(kAll, lane.x, lane.first);
-      const float x_second = __shfl_sync(kAll, lane.x, lane.first + 1);
-      float code_first, code_second;
-      const float to_first = metric_first + Branch(x_first, lane.grid, lane.odd_first, place.weight,
-                                                   lane.price_first + place.price, code_first);
-      const float to_second =
-          metric_second + Branch(x_second, lane.grid, lane.odd_second, place.weight,
-                                 lane.price_second + place.price, code_second);
-      const bool second = to_second < to_first;
-      lane.metric = second ? to_second : to_first;
-      const float code = second ? code_second : code_first;
-      float target = next.target;
-      if constexpr (kFeeds) {
-        // Both choices as far as they go before the choice is known.
-        const int of = kTrellisLanes * ((r + 3) % 4) + lane.first;
-        const float owed_first = __shfl_sync(kAll, lane.owed[0], of);
-        const float owed_second = __shfl_sync(kAll, lane.owed[0], of + 1);
-        const float error_first = code_first * place.step - place.original;
-        const float error_second = code_second * place.step - place.original;
-        const float target_first = target - (owed_first + next.lower * error_first);
-        const float target_second = target - (owed_second + next.lower * error_second);
-        target = second ? target_second : target_first;
-        const float error = second ? error_second : error_first;
-        const int from = kTrellisLanes * lane.copy + lane.first + (second ? 1 : 0);
-        const auto* lower =
-            reinterpret_cast<const float4*>(shared.feed + FeedAt(r, (r - 1) / 4 * 4 + lane.copy));
-#pragma unroll
-        for (int i = 0; i < kBlocks; i += 4) {
-          const float4 l = lower[i];
-          lane.owed[i] = __shfl_sync(kAll, lane.owed[i], from) + l.x * error;
-          lane.owed[i + 1] = __shfl_sync(kAll, lane.owed[i + 1], from) + l.y * error;
-          lane.owed[i + 2] = __shfl_sync(kAll, lane.owed[i + 2], from) + l.z * error;
-          lane.owed[i + 3] = __shfl_sync(kAll, lane.owed[i + 3], from) + l.w * error;
-        }
-      }
-      lane.x = target * next.inverse;
-      const unsigned seconds = __ballot_sync(kAll, second);
-      if (threadIdx.x < kTrellisLanes) {
-        shared.step[r][threadIdx.x] = TrellisStep{code, target};
-        shared.second[r] = static_cast<uint8_t>(seconds);
+      const int last = std::max(begin, ((r - 1) & ~3) + 1);
+#pragma unroll 1
+      for (; r >= last; --r) {
+        Row<kBlocks>(shared, r, feed + (r - begin) * kBlocks, lane);
       }
     }
     // Metrics stay small, and so exact.
     float least = lane.metric;
     for (int lanes = kTrellisLanes / 2; lanes > 0; lanes /= 2) {
-      least = fminf(least, __shfl_xor_sync(kAll, least, lanes));
+      least = fminf(least, __shfl_xor_sync(kAllLanes, least, lanes));
     }
     lane.metric = fminf(lane.metric - least, 1e30f);
   }
@@ -226,8 +239,8 @@ struct TrellisRule : TrellisArguments {
   // The least metric's state, the first of equals.
   __device__ static int Least(float metric, int state) {
     for (int lanes = kTrellisLanes / 2; lanes > 0; lanes /= 2) {
-      const float other = __shfl_xor_sync(0xffffffffu, metric, lanes);
-      const int other_state = __shfl_xor_sync(0xffffffffu, state, lanes);
+      const float other = __shfl_xor_sync(kAllLanes, metric, lanes);
+      const int other_state = __shfl_xor_sync(kAllLanes, state, lanes);
       if (other < metric || (other == metric && other_state < state)) {
         metric = other;
         state = other_state;
@@ -280,7 +293,7 @@ struct TrellisRule : TrellisArguments {
     }
     int enter[kTrellisCopies] = {end};
     for (int q = 1; q < kTrellisCopies; ++q) {
-      enter[q] = __shfl_sync(0xffffffffu, at, (q - 1) * kTrellisLanes + enter[q - 1]);
+      enter[q] = __shfl_sync(kAllLanes, at, (q - 1) * kTrellisLanes + enter[q - 1]);
     }
     if (kFeeds && thread == 0) *kept = static_cast<uint8_t>(end);
     __syncwarp();
