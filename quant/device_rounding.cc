@@ -10,6 +10,10 @@ namespace {
 
 static_assert(DeviceTrellis::kMagnitudes == kPricedMagnitudes);
 
+// Where all rows feed each other: 96 take three quarters of the time of 128, for 0.1 % more
+// distortion with the trellis (64: 0.6 %); nothing else depends on it.
+constexpr int64_t kTileRows = 96;
+
 class DeviceBackedRounder : public Rounder {
  public:
   DeviceBackedRounder(Backend& backend, std::unique_ptr<DeviceRounder> rounder)
@@ -104,6 +108,7 @@ class DeviceBackedRounder : public Rounder {
   DeviceFeedback Send(const FeedbackInput& feedback) {
     const int64_t m = feedback.rows, n = feedback.columns;
     DeviceFeedback sent;
+    bool feeds = true;
     sent.w = Send<float>(DType::kF32, {m, n}, {feedback.w, static_cast<size_t>(m * n)});
     if (feedback.inputs != nullptr) {
       sent.lower = Send<float>(DType::kF32, {n, n}, feedback.inputs->lower);
@@ -113,11 +118,12 @@ class DeviceBackedRounder : public Rounder {
       DeviceFeedback::Block& of_rows = sent.blocks.emplace_back();
       of_rows.rows = block.rows;
       const int64_t rows = std::ssize(block.rows);
+      feeds &= !block.lower.empty();
       if (!block.lower.empty()) {
         of_rows.lower = Send<float>(DType::kF32, {rows, rows}, block.lower);
       }
     }
-    sent.tile_rows = feedback.tile_rows;
+    sent.tile_rows = feeds ? std::min(feedback.tile_rows, kTileRows) : feedback.tile_rows;
     return sent;
   }
 

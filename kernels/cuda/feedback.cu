@@ -7,13 +7,19 @@
 // needed, and far fewer kinds of products.) All other rows together take one launch and one product
 // for each tile of columns.
 //
-// Speed. With R x C the rows and columns of a tile, one multiprocessor a tile:
-//   rows that feed each other   (N R + M C) rows are rounded one after another, 75 cycles each with
-//                               levels, some 150 with the trellis: 4096 x 4096 in 16 and 33 ms with
-//                               R = 64 at 1.8 GHz, and 7 ms of products. It is the chain that
-//                               bounds it: at most min(M / R, N / C) tiles are there at once
-//   trellis, rows free          N R one after another, R = 256
-//   levels, rows free           nothing serial: products, 2 M N^2 / 2 operations in float
+// Speed, estimated from instructions and latencies at 1.8 GHz. With R x C the rows and columns of a
+// tile and one multiprocessor a tile:
+//   rows that feed each other   N R + M C rows are rounded one after another, in some 75 cycles
+//   each
+//                               with levels (R = 64) and 150 with the trellis (R = 96; 140 and 160
+//                               with 64 and 128), and products take 7 ms of 4096 x 4096: 23 ms and
+//                               51 (38, 65) ms, 0.7 and 0.33 (0.45, 0.26) billion weights a
+//                               second. The chain is what bounds it: at most
+//                               min(M / R, N / C) multiprocessors have a tile, so twice the size of
+//                               both sides has twice the speed, and linears side by side would too
+//   trellis, rows free          N R rows one after another, R = 256, 120 cycles each
+//   levels, rows free           nothing is serial: M N^2 operations of products in float, and the
+//                               tiles' own M N C: 4 ms of 4096 x 4096
 #include <algorithm>
 #include <numeric>
 #include <utility>

@@ -14,6 +14,7 @@
 #include "quant/affine.h"
 #include "quant/curvature.h"
 #include "quant/feedback.h"
+#include "quant/rounder.h"
 #include "quant/tables.h"
 #include "quant/trellis_search.h"
 #include "tests/quant/quant_testing.h"
@@ -440,6 +441,69 @@ TEST_F(CudaQuantTest, TablesRoundAsOnTheCpu) {
       gpu.values.push_back(value(at / p.columns, at % p.columns, gpu.codes[at]));
     }
     ExpectAlike(p, gpu, cpu);
+  }
+}
+
+// --- the Rounder of the GPU, as codecs use it ---
+
+TEST_F(CudaQuantTest, RounderCodesEntropyAndGrids) {
+  const Problem p = MakeProblem(45, true, {{70, true}, {20, true}}, 64);
+  ThreadPool pool(1);
+  const std::unique_ptr<Rounder> cpu = MakeCpuRounder(pool), gpu = MakeRounder(*Gpu(), pool);
+  const Trellis8 t = MakeTrellis(p, 0.3f, 0.02f);
+  std::vector<float> column_curvature(p.columns);
+  for (int64_t c = 0; c < p.columns; ++c) {
+    column_curvature[p.inputs.order[c]] = p.inputs.diagonal[c];
+  }
+  const std::vector<int8_t> row_class(t.row_class.begin(), t.row_class.end());
+  const std::vector<int8_t> column_class(t.column_class.begin(), t.column_class.end());
+  const TrellisRule rule = {.row_step = t.row_step,
+                            .column_step = t.column_step,
+                            .row_weight = t.row_weight,
+                            .column_weight = t.column_weight,
+                            .row_class = row_class,
+                            .column_class = column_class,
+                            .prices = &t.prices,
+                            .row_curvature = t.row_curvature,
+                            .column_curvature = column_curvature};
+  std::vector<int16_t> of_cpu(p.w.size()), of_gpu(p.w.size());
+  const double expected = *cpu->RoundToTrellis(p.Input(), rule, of_cpu);
+  EXPECT_NEAR(*gpu->RoundToTrellis(p.Input(), rule, of_gpu), expected, 0.005 * expected);
+  EXPECT_NE(of_cpu, std::vector<int16_t>(p.w.size()));
+  int64_t same = 0;
+  for (size_t i = 0; i < of_cpu.size(); ++i) same += of_cpu[i] == of_gpu[i];
+  EXPECT_GE(same, 0.98 * static_cast<double>(of_cpu.size()));
+
+  AffineMatrix m = StartAffineMatrix(p.rows, p.columns, 3, 16);
+  m.kept_columns = {2, 30};
+  m.kept.resize(2 * p.rows);
+  FitGrids(p.w.data(), 0.9f, {}, pool, m);
+  AffineMatrix of_gpu_grids = m;
+  ASSERT_TRUE(cpu->RoundToGrids(p.Input(), m).ok());
+  ASSERT_TRUE(gpu->RoundToGrids(p.Input(), of_gpu_grids).ok());
+  same = 0;
+  for (size_t i = 0; i < m.codes.size(); ++i) same += m.codes[i] == of_gpu_grids.codes[i];
+  EXPECT_GE(same, 0.98 * static_cast<double>(m.codes.size()));
+  EXPECT_EQ(of_gpu_grids.codes[2], 0);  // in a kept column
+  for (size_t i = 0; i < m.kept.size(); ++i) EXPECT_NEAR(m.kept[i], of_gpu_grids.kept[i], 0.05);
+}
+
+TEST_F(CudaQuantTest, RounderFactorsInTheOrderOfWork) {
+  constexpr int64_t kN = 40;
+  const std::vector<float> h = CorrelatedMoments(kN, 3 * kN, 2);
+  ThreadPool pool(1);
+  const std::unique_ptr<Rounder> gpu = MakeRounder(*Gpu(), pool);
+  for (const WorkOrder order :
+       {WorkOrder::kLeastFirst, WorkOrder::kLargestFirst, WorkOrder::kFirstFirst}) {
+    const CurvatureFactor factor = *gpu->Factor(h, kN, 0.01, order);
+    const CurvatureFactor expected = *FactorCurvature(h, kN, 0.01, order);
+    EXPECT_EQ(factor.n, kN);
+    EXPECT_EQ(factor.order, expected.order);
+    EXPECT_EQ(factor.damping, expected.damping);
+    for (int64_t i = 0; i < kN * kN; ++i) EXPECT_NEAR(factor.lower[i], expected.lower[i], 1e-3);
+    for (int64_t i = 0; i < kN; ++i) {
+      EXPECT_NEAR(factor.diagonal[i], expected.diagonal[i], 1e-3 * expected.diagonal[i]);
+    }
   }
 }
 
