@@ -68,6 +68,20 @@ struct DeviceTable {
                     // has code i + 1
 };
 
+// The same levels for groups that are one column of one tile of rows each; the scale of a group is
+// fitted to what feedback has made of it when its turn comes (quant/lloyd.cc): the one of least
+// squared error among those within `reach` places of the root mean square.
+struct DeviceFittedTable {
+  // [tiles, N] U8, the tiles in the order of the blocks: set to 0 where there is nothing but zeros.
+  Tensor depth;
+  Tensor place;  // the same, I32, set where the depth is not 0: the place of the scale
+  // [places] F32, ascending: 2^(i / steps) for i = first, first + 1, ...
+  Tensor scales;
+  int first = 0, steps = 4;
+  int reach = 2;
+  Tensor table, boundary;  // as DeviceTable has them
+};
+
 // P H P^T + damping = L diag(D) L^T (quant/curvature.h).
 struct DeviceFactor {
   Tensor lower;                // L [n, n] F32, unit lower
@@ -94,6 +108,9 @@ class DeviceRounder {
   virtual void Round(const DeviceFeedback& feedback, const DeviceTrellis& rule, Tensor codes) = 0;
   virtual void Round(const DeviceFeedback& feedback, const DeviceGrid& rule, Tensor codes) = 0;
   virtual void Round(const DeviceFeedback& feedback, const DeviceTable& rule, Tensor codes) = 0;
+  // Tiles have at most 128 rows.
+  virtual void Round(const DeviceFeedback& feedback, const DeviceFittedTable& rule,
+                     Tensor codes) = 0;
 };
 
 // Null where the backend computes in host memory.

@@ -71,10 +71,14 @@ struct Run {
   std::vector<int32_t> row;      // [tiles, R]
   std::vector<int32_t> rows_of;  // [tiles]
   std::vector<int32_t> place;    // of each row in its block
+  std::vector<int32_t> tile;     // of each row tile its number, in the order of the blocks
   Tensor lower;                  // L_O as the caller has it; empty: rows are independent
 };
 
-void AppendTile(const std::vector<int32_t>& rows, int64_t first, int64_t tile_rows, Run& run) {
+// `before`: the tiles of the blocks before this one.
+void AppendTile(const std::vector<int32_t>& rows, int64_t first, int64_t tile_rows, int64_t before,
+                Run& run) {
+  run.tile.push_back(static_cast<int32_t>(before + first / tile_rows));
   const int64_t n = std::min(tile_rows, static_cast<int64_t>(rows.size()) - first);
   run.rows_of.push_back(static_cast<int32_t>(n));
   for (int64_t i = 0; i < tile_rows; ++i) {
@@ -86,19 +90,21 @@ void AppendTile(const std::vector<int32_t>& rows, int64_t first, int64_t tile_ro
 std::vector<Run> Runs(const std::vector<DeviceFeedback::Block>& blocks, int64_t tile_rows) {
   std::vector<Run> runs;
   Run free;  // rows that are independent, of all blocks
+  int64_t before = 0;
   for (const DeviceFeedback::Block& block : blocks) {
     const int64_t n = static_cast<int64_t>(block.rows.size());
     if (block.lower.empty()) {
       for (int64_t first = 0; first < n; first += tile_rows) {
-        AppendTile(block.rows, first, tile_rows, free);
+        AppendTile(block.rows, first, tile_rows, before, free);
       }
     } else {
       Run& run = runs.emplace_back();
       run.lower = block.lower;
       for (int64_t first = (n - 1) / tile_rows * tile_rows; first >= 0; first -= tile_rows) {
-        AppendTile(block.rows, first, tile_rows, run);
+        AppendTile(block.rows, first, tile_rows, before, run);
       }
     }
+    before += CeilDiv(n, tile_rows);
   }
   if (!free.row.empty()) runs.push_back(std::move(free));
   return runs;
@@ -157,6 +163,12 @@ class Waves {
   }
 
   const Tiles& tiles() const { return tiles_; }
+  // A list of the host's, on the device for as long as this lives.
+  const int32_t* List(const std::vector<int32_t>& list) {
+    std::byte* data = Keep(device_.Scratch(DType::kI32, {std::ssize(list)}));
+    device_.Upload(list.data(), data, 4 * std::ssize(list));
+    return reinterpret_cast<const int32_t*>(data);
+  }
   int64_t row_tiles() const { return row_tiles_; }
   bool feeds() const { return tiles_.feed != nullptr; }
 
@@ -191,11 +203,6 @@ class Waves {
   }
   float* Floats(int64_t count) {
     return reinterpret_cast<float*>(Keep(device_.Scratch(DType::kF32, {count})));
-  }
-  const int32_t* List(const std::vector<int32_t>& list) {
-    std::byte* data = Keep(device_.Scratch(DType::kI32, {std::ssize(list)}));
-    device_.Upload(list.data(), data, 4 * std::ssize(list));
-    return reinterpret_cast<const int32_t*>(data);
   }
   void Place(const float* x, int64_t width, const int32_t* row, int64_t lines,
              const int32_t* column, int64_t stride, float* y, float* copy) {
@@ -336,6 +343,26 @@ class CudaRounder : public DeviceRounder {
                              .levels = DeviceTable::kLevels});
   }
 
+  void Round(const DeviceFeedback& f, const DeviceFittedTable& rule, Tensor codes) override {
+    if (device_->failed()) return;
+    Require(f.tile_rows <= kFeedingRows, "Round: tiles of fitted groups are too long");
+    FittedLevels levels = {.depth = Data<uint8_t>(rule.depth),
+                           .place = Data<int32_t>(rule.place),
+                           .scales = Data<float>(rule.scales),
+                           .first = rule.first,
+                           .steps = rule.steps,
+                           .count = static_cast<int>(rule.scales.shape[0]),
+                           .reach = rule.reach,
+                           .table = Data<float>(rule.table),
+                           .boundary = Data<float>(rule.boundary),
+                           .levels = DeviceTable::kLevels};
+    for (const Run& run : Runs(f.blocks, f.tile_rows)) {
+      Waves waves(*device_, products_, f, run, codes, kFeedingColumns);
+      levels.cluster = waves.List(run.tile);
+      waves.Work([&](const Tiles& tiles, int64_t count) { RoundTiles(tiles, count, levels); });
+    }
+  }
+
  private:
   template <bool kFeeds>
   void Search(const Tiles& tiles, int64_t count, const TrellisArguments& arguments) {
@@ -346,6 +373,14 @@ class CudaRounder : public DeviceRounder {
   }
 
   template <typename Levels>
+  void RoundTiles(const Tiles& tiles, int64_t count, const Levels& levels) {
+    const int64_t floats =
+        TileFloats(tiles.rows, tiles.columns) + ScalarRule<Levels>::SharedFloats(tiles.rows);
+    Launch(*device_, {.x = count, .threads = kTileThreads, .shared_bytes = 4 * floats},
+           TileKernel<ScalarRule<Levels>>, tiles, ScalarRule<Levels>{levels});
+  }
+
+  template <typename Levels>
   void RoundScalars(const DeviceFeedback& f, const Tensor& codes, const Levels& levels) {
     for (const Run& run : Runs(f.blocks, kLevelRows)) {
       Waves waves(*device_, products_, f, run, codes,
@@ -353,10 +388,7 @@ class CudaRounder : public DeviceRounder {
       waves.Work([&](const Tiles& tiles, int64_t count) {
         const int64_t floats = TileFloats(tiles.rows, tiles.columns);
         if (waves.feeds()) {
-          const int64_t own = ScalarRule<Levels>::SharedFloats(tiles.rows);
-          Launch(*device_,
-                 {.x = count, .threads = kTileThreads, .shared_bytes = 4 * (floats + own)},
-                 TileKernel<ScalarRule<Levels>>, tiles, ScalarRule<Levels>{levels});
+          RoundTiles(tiles, count, levels);
         } else {
           Launch(*device_, {.x = count, .threads = tiles.rows, .shared_bytes = 4 * floats},
                  FreeTileKernel<Levels>, tiles, levels);

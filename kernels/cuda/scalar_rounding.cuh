@@ -1,7 +1,8 @@
 // Rules that round weight by weight, and the tiles of them.
 //
-// Levels: At(row, column) of W gives what rounds one weight:
+// Levels(row, column) of W gives what rounds one weight, an At:
 //   float Round(t, code)      the value and its code
+// Levels that are fitted to a column of a tile give the same for all of its rows: Fit.
 #ifndef CVXQ_KERNELS_CUDA_SCALAR_ROUNDING_CUH_
 #define CVXQ_KERNELS_CUDA_SCALAR_ROUNDING_CUH_
 
@@ -10,11 +11,13 @@
 #include <kernels/cuda/intrinsics.cuh>
 
 #include "kernels/cuda/feedback_tile.cuh"
+#include "kernels/cuda/reduce.cuh"
 
 namespace cvxq::cuda {
 
 // DeviceGrid.
 struct GridLevels {
+  static constexpr bool kFits = false;
   struct At {
     float scale, inverse, zero, most;  // inverse 0: nothing but 0
     bool half;
@@ -49,6 +52,7 @@ struct GridLevels {
 
 // DeviceTable.
 struct TableLevels {
+  static constexpr bool kFits = false;
   struct At {
     float scale, inverse;
     int half;  // of the levels; 0: depth 0
@@ -79,6 +83,59 @@ struct TableLevels {
   }
 };
 
+// DeviceFittedTable. A warp fits a column; a lane has every 32nd row.
+struct FittedLevels {
+  static constexpr bool kFits = true;
+  using At = TableLevels::At;
+  uint8_t* depth;
+  int32_t* place;
+  const int32_t* cluster;  // of each row tile: its line in `depth` and `place`
+  const float* scales;
+  int first, steps, count, reach;
+  const float *table, *boundary;
+  int64_t levels;
+
+  template <int kMost>
+  __device__ At Fit(const Tile& tile, int lane, const float (&t)[kMost]) const {
+    const int64_t group = cluster[tile.row_tile] * tile.all.width + tile.Column();
+    float squares = 0;
+    for (int q = 0; q < kMost; ++q) {
+      if (q * kWarp + lane < tile.rows) squares += t[q] * t[q];
+    }
+    squares = WarpReduce(squares, Sum());
+    const float rms = sqrtf(squares / static_cast<float>(tile.rows));
+    const int d = rms > 0 ? depth[group] : 0;
+    if (d == 0) {
+      if (lane == 0) depth[group] = 0;
+      return {0, 0, 0, table, boundary};
+    }
+    const int centre =
+        static_cast<int>(rintf(log2f(fmaxf(rms, 0x1p-126f)) * static_cast<float>(steps))) - first;
+    At best = {};
+    double least = INFINITY;
+    int at = std::min(std::max(centre, 0), count - 1);
+    for (int i = std::max(0, centre - reach); i <= std::min(count - 1, centre + reach); ++i) {
+      const float scale = scales[i];
+      const At tried = {scale, 1 / scale, 1 << (d - 1), table + d * levels, boundary + d * levels};
+      float sum = 0;
+      for (int q = 0; q < kMost; ++q) {
+        if (q * kWarp + lane >= tile.rows) continue;
+        int code;
+        const float error = (tried.Round(t[q], code) - t[q]) * tried.inverse;
+        sum += error * error;
+      }
+      const double error = static_cast<double>(WarpReduce(sum, Sum())) * scale * scale;
+      if (error < least) {
+        least = error;
+        best = tried;
+        at = i;
+      }
+    }
+    if (lane == 0) place[group] = at;
+    return best;
+  }
+};
+
 // Rows feed each other: a lane has every 32nd row. Row by row its lane's rounding error goes to all
 // others by a shuffle, so a row takes the latency of a shuffle and of one rounding, some 75 cycles.
 template <typename Levels>
@@ -105,7 +162,11 @@ struct ScalarRule {
       if (i >= tile.rows) continue;
       t[q] = shared[i];
       original[q] = shared[tile.all.rows + i];
-      at[q] = levels(tile.Row(i), tile.Column());
+      if constexpr (!Levels::kFits) at[q] = levels(tile.Row(i), tile.Column());
+    }
+    if constexpr (Levels::kFits) {
+      const auto fitted = levels.Fit(tile, lane, t);
+      for (int q = 0; q < kMost; ++q) at[q] = fitted;
     }
     if (tile.all.feed != nullptr) {
       Feed<3>(tile, lane, t, original, at);

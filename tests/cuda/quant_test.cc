@@ -8,13 +8,16 @@
 #include <cmath>
 #include <memory>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "kernels/device_rounder.h"
 #include "quant/affine.h"
 #include "quant/curvature.h"
 #include "quant/feedback.h"
+#include "quant/round_group.h"
 #include "quant/rounder.h"
+#include "quant/scale_grid.h"
 #include "quant/tables.h"
 #include "quant/trellis_search.h"
 #include "tests/quant/quant_testing.h"
@@ -390,14 +393,20 @@ TEST_F(CudaQuantTest, GridsRoundAsOnTheCpu) {
   }
 }
 
-TEST_F(CudaQuantTest, TablesRoundAsOnTheCpu) {
-  const LevelTables tables = LloydMaxTables(2.0);
+// Levels and boundaries as DeviceTable has them.
+std::pair<std::vector<float>, std::vector<float>> Flat(const LevelTables& tables) {
   std::vector<float> table(DeviceTable::kDepths * DeviceTable::kLevels), boundary(table.size());
   for (int depth = 1; depth < DeviceTable::kDepths; ++depth) {
     const int64_t at = depth * DeviceTable::kLevels;
     std::copy(tables.table[depth].begin(), tables.table[depth].end(), &table[at]);
     std::copy(tables.boundary[depth].begin(), tables.boundary[depth].end(), &boundary[at]);
   }
+  return {table, boundary};
+}
+
+TEST_F(CudaQuantTest, TablesRoundAsOnTheCpu) {
+  const LevelTables tables = LloydMaxTables(2.0);
+  const auto [table, boundary] = Flat(tables);
   int i = 0;
   for (const Problem& p : Problems()) {
     SCOPED_TRACE(i++);
@@ -439,6 +448,80 @@ TEST_F(CudaQuantTest, TablesRoundAsOnTheCpu) {
                                         boundary.data())});
     for (int64_t at = 0; at < p.rows * p.columns; ++at) {
       gpu.values.push_back(value(at / p.columns, at % p.columns, gpu.codes[at]));
+    }
+    ExpectAlike(p, gpu, cpu);
+  }
+}
+
+TEST_F(CudaQuantTest, ScalesAreFittedAsOnTheCpu) {
+  constexpr int kSteps = 4, kReach = 2;
+  constexpr int kFirst = kMinScaleIndex / (16 / kSteps), kLast = kMaxScaleIndex / (16 / kSteps);
+  const LevelTables tables = LloydMaxTables(2.0);
+  const auto [table, boundary] = Flat(tables);
+  std::vector<float> scales;
+  for (int i = kFirst; i <= kLast; ++i) scales.push_back(ScaleFromIndex(i, kSteps));
+  int i = 0;
+  for (Problem& p : Problems()) {
+    SCOPED_TRACE(i++);
+    p.tile_rows = std::min<int64_t>(p.tile_rows, 100);
+    std::vector<int64_t> first_tile = {0};
+    for (const RowBlock& block : p.blocks) {
+      first_tile.push_back(first_tile.back() +
+                           (std::ssize(block.rows) + p.tile_rows - 1) / p.tile_rows);
+    }
+    const int64_t tiles = first_tile.back();
+    Draws draws(11);
+    std::vector<uint8_t> depth;
+    for (int64_t g = 0; g < tiles * p.columns; ++g) {
+      depth.push_back(static_cast<uint8_t>(draws.Below(6)));
+    }
+    std::vector<int32_t> place(depth.size());
+    Rounded cpu, gpu;
+    cpu.codes.resize(p.w.size());
+    cpu.values.resize(p.w.size());
+    gpu.values.resize(p.w.size());
+    std::vector<int32_t> cpu_place(depth.size());
+    std::vector<int64_t> group_of(p.w.size());
+    ThreadPool pool(1);
+    RoundWithFeedback(p.Input(), pool, [&](const ColumnTile& tile, float* target, float* rounded) {
+      const int64_t g =
+          (first_tile[tile.block] + tile.first / p.tile_rows) * p.columns + tile.column;
+      double squares = 0;
+      for (int64_t r = 0; r < tile.rows; ++r) squares += std::pow(target[r], 2.0);
+      std::vector<uint8_t> codes(tile.rows);
+      float scale = 0;
+      if (depth[g] > 0) {
+        const int index =
+            FitScale(tables, depth[g], kSteps, static_cast<float>(std::sqrt(squares / tile.rows)),
+                     kReach, target, tile.rows, codes.data());
+        cpu_place[g] = index - kFirst;
+        scale = ScaleFromIndex(index, kSteps);
+      }
+      RoundRows(tile, target, rounded, [&](int64_t r, float t) {
+        const int64_t at = tile.row[r] * p.columns + tile.column;
+        group_of[at] = g;
+        if (depth[g] > 0) cpu.codes[at] = tables.Encode(depth[g], t / scale);
+        return cpu.values[at] = depth[g] == 0 ? 0 : scale * tables.table[depth[g]][cpu.codes[at]];
+      });
+    });
+    const Tensor places = Gpu()->Allocate(DType::kI32, {tiles, p.columns});
+    gpu.codes =
+        RoundOnGpu(p, DeviceFittedTable{.depth = Send(DType::kU8, {tiles, p.columns}, depth.data()),
+                                        .place = places,
+                                        .scales = Send(scales),
+                                        .first = kFirst,
+                                        .steps = kSteps,
+                                        .reach = kReach,
+                                        .table = Send(table),
+                                        .boundary = Send(boundary)});
+    Gpu()->Download(places, place.data());
+    int64_t same = 0;
+    for (size_t g = 0; g < depth.size(); ++g) same += depth[g] == 0 || place[g] == cpu_place[g];
+    EXPECT_GE(static_cast<double>(same), 0.98 * static_cast<double>(depth.size()));
+    for (size_t at = 0; at < p.w.size(); ++at) {
+      const int64_t g = group_of[at];
+      if (depth[g] == 0) continue;
+      gpu.values[at] = scales[place[g]] * tables.table[depth[g]][gpu.codes[at]];
     }
     ExpectAlike(p, gpu, cpu);
   }
