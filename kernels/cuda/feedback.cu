@@ -111,10 +111,10 @@ std::vector<Run> Runs(const std::vector<DeviceFeedback::Block>& blocks, int64_t 
 }
 
 // The waves of one run.
-class Waves {
+class RunOfTiles {
  public:
-  Waves(Device& device, Products& products, const DeviceFeedback& f, const Run& run,
-        const Tensor& codes, int columns)
+  RunOfTiles(Device& device, Products& products, const DeviceFeedback& f, const Run& run,
+             const Tensor& codes, int columns)
       : device_(device), products_(products), row_tiles_(std::ssize(run.rows_of)) {
     const int64_t width = f.w.shape[1], stride = CeilDiv(width, columns) * columns;
     const int64_t lines = std::ssize(run.row);
@@ -175,22 +175,22 @@ class Waves {
   // round(tiles, count): rounds the `count` tiles of a wave.
   template <typename Round>
   void Work(const Round& round) {
-    const int64_t last = column_tiles() - 1;
     if (!feeds()) {
-      for (tiles_.first_column = last; tiles_.first_column >= 0; --tiles_.first_column) {
+      for (tiles_.first_column = column_tiles() - 1; tiles_.first_column >= 0;
+           --tiles_.first_column) {
         round(tiles_, row_tiles_);
         OweColumns(row_tiles_);
       }
       return;
     }
     tiles_.column_step = 1;
-    for (int64_t wave = 0; wave < row_tiles_ + last; ++wave) {
-      tiles_.first_row = std::max<int64_t>(0, wave - last);
-      tiles_.first_column = std::max<int64_t>(0, last - wave);
-      const int64_t count = std::min(row_tiles_ - tiles_.first_row, last + 1 - tiles_.first_column);
-      round(tiles_, count);
-      OweColumns(count);
-      OweRows(count);
+    for (int64_t i = 0; i < Waves(row_tiles_, column_tiles()); ++i) {
+      const Wave wave = WaveOf(i, row_tiles_, column_tiles());
+      tiles_.first_row = wave.first_row;
+      tiles_.first_column = wave.first_column;
+      round(tiles_, wave.count);
+      OweColumns(wave.count);
+      OweRows(wave.count);
     }
   }
 
@@ -302,7 +302,7 @@ class CudaRounder : public DeviceRounder {
                                   .row_curvature = Data<float>(rule.row_curvature)};
     device_->Clear(DeviceBytes(rule.squares), rule.squares.bytes());
     for (const Run& run : Runs(f.blocks, f.tile_rows)) {
-      Waves waves(*device_, products_, f, run, codes, kFeedingColumns);
+      RunOfTiles waves(*device_, products_, f, run, codes, kFeedingColumns);
       const int64_t stride = waves.tiles().stride;
       const Tensor squares = device_->Scratch(DType::kF32, {waves.row_tiles(), stride});
       const Tensor state = device_->Scratch(DType::kU8, {stride});
@@ -357,7 +357,7 @@ class CudaRounder : public DeviceRounder {
                            .boundary = Data<float>(rule.boundary),
                            .levels = DeviceTable::kLevels};
     for (const Run& run : Runs(f.blocks, f.tile_rows)) {
-      Waves waves(*device_, products_, f, run, codes, kFeedingColumns);
+      RunOfTiles waves(*device_, products_, f, run, codes, kFeedingColumns);
       levels.cluster = waves.List(run.tile);
       waves.Work([&](const Tiles& tiles, int64_t count) { RoundTiles(tiles, count, levels); });
     }
@@ -383,8 +383,8 @@ class CudaRounder : public DeviceRounder {
   template <typename Levels>
   void RoundScalars(const DeviceFeedback& f, const Tensor& codes, const Levels& levels) {
     for (const Run& run : Runs(f.blocks, kLevelRows)) {
-      Waves waves(*device_, products_, f, run, codes,
-                  run.lower.empty() ? kFreeColumns : kFeedingColumns);
+      RunOfTiles waves(*device_, products_, f, run, codes,
+                       run.lower.empty() ? kFreeColumns : kFeedingColumns);
       waves.Work([&](const Tiles& tiles, int64_t count) {
         const int64_t floats = TileFloats(tiles.rows, tiles.columns);
         if (waves.feeds()) {

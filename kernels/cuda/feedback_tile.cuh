@@ -70,13 +70,6 @@ struct Tile {
 };
 
 inline constexpr int kTileThreads = 128;
-// Floats of a tile's targets in shared memory: column by column, one float apart from a multiple of
-// 32, so that neither way through it meets a bank twice.
-constexpr int TileLine(int rows) { return rows + 1; }
-constexpr int64_t TileFloats(int rows, int columns) {
-  return CeilDiv(int64_t{columns} * TileLine(rows) + 2 * rows, 4) * 4;
-}
-
 // -L_O^T E and E of the places of this tile that hold nothing.
 __device__ inline void ClearEmptyPlaces(const Tile& tile) {
   const int rows = tile.all.rows, columns = tile.all.columns;

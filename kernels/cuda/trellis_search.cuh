@@ -24,9 +24,6 @@ namespace cvxq::cuda {
 
 inline constexpr unsigned kAllLanes = 0xffffffffu;
 inline constexpr int kTrellisLanes = 8, kTrellisCopies = 4;
-// Prices of one class and grid: two that are never paid, one for each magnitude, and as many again
-// as the search reaches beyond.
-inline constexpr int kTrellisMagnitudes = 64, kTrellisPrices = 2 + kTrellisMagnitudes + 4;
 
 // Of one row of a column, in shared memory.
 struct TrellisPlace {
@@ -43,16 +40,9 @@ struct TrellisStep {  // of a row and the state after it
   float next;         // the target of the row after it in work
 };
 
-// Floats of a tile's L_O where row r has what 8 * (r / 32 + 1) blocks of four rows before it take.
-constexpr int64_t TrellisFeedFloats(int rows) {
-  const int64_t parts = CeilDiv(rows, 32);
-  return 512 * parts * (parts + 1);
-}
-constexpr int64_t TrellisSharedFloats(int rows, int classes, bool feeds) {
-  const int64_t places = CeilDiv(rows, 4) * 4;
-  return CeilDiv(int64_t{classes} * 2 * kTrellisPrices, 4) * 4 + (4 + 4 + 16 + 2 + 1) * places +
-         (feeds ? TrellisFeedFloats(rows) : 0);
-}
+static_assert(sizeof(TrellisPlace) + sizeof(TrellisTarget) +
+                  kTrellisLanes * (sizeof(TrellisStep) + 1) + 4 ==
+              4 * kTrellisPlaceFloats);
 
 struct TrellisArguments {
   const float *row_step, *row_weight, *column_step, *column_weight;
@@ -83,7 +73,7 @@ struct TrellisRule : TrellisArguments {
       step = reinterpret_cast<TrellisStep(*)[kTrellisLanes]>(target + places);
       path = reinterpret_cast<uint8_t(*)[kTrellisLanes]>(step + places);
       second = reinterpret_cast<uint8_t*>(path + places);
-      price = floats + (4 + 4 + 16 + 2 + 1) * places;
+      price = floats + kTrellisPlaceFloats * places;
       feed = price + (classes * 2 * kTrellisPrices + 3) / 4 * 4;
     }
   };

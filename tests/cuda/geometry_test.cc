@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <vector>
+
 namespace cvxq::cuda {
 namespace {
 
@@ -42,6 +44,41 @@ TEST(CudaGeometryTest, StripsFitTheCache) {
   EXPECT_EQ(StripRows(11008, 11008) % 128, 0);
   EXPECT_LE(StripRows(11008, 11008) * 11008 * 4, kStripBytes);
   EXPECT_EQ(StripRows(1000, int64_t{1} << 30), 128);  // never less
+}
+
+TEST(CudaGeometryTest, WavesTakeEachTileOnceAfterThoseItNeeds) {
+  for (int64_t rows : {1, 2, 5}) {
+    for (int64_t columns : {1, 3, 5}) {
+      std::vector<int64_t> wave_of(rows * columns, -1);
+      for (int64_t wave = 0; wave < Waves(rows, columns); ++wave) {
+        const Wave tiles = WaveOf(wave, rows, columns);
+        EXPECT_GT(tiles.count, 0);
+        for (int64_t i = 0; i < tiles.count; ++i) {
+          const int64_t row = tiles.first_row + i, column = tiles.first_column + i;
+          ASSERT_LT(row, rows);
+          ASSERT_LT(column, columns);
+          EXPECT_EQ(wave_of[row * columns + column], -1);
+          wave_of[row * columns + column] = wave;
+          if (row > 0) {
+            EXPECT_EQ(wave_of[(row - 1) * columns + column], wave - 1);
+          }
+          if (column + 1 < columns) {
+            EXPECT_EQ(wave_of[row * columns + column + 1], wave - 1);
+          }
+        }
+      }
+      for (const int64_t wave : wave_of) EXPECT_NE(wave, -1);
+    }
+  }
+}
+
+TEST(CudaGeometryTest, TilesOfTheTrellisFitEveryCard) {
+  constexpr int64_t kShared = 99 << 10;  // compute capability 8.6 to 12.0
+  constexpr int kClasses = 48;
+  EXPECT_LE(4 * (TileFloats(128, 32) + TrellisSharedFloats(128, kClasses, true)), kShared);
+  EXPECT_LE(4 * (TileFloats(256, 32) + TrellisSharedFloats(256, kClasses, false)), kShared);
+  EXPECT_LE(4 * TileFloats(64, 128), kShared);
+  EXPECT_EQ(TileLine(64) % 32, 1);
 }
 
 TEST(CudaGeometryTest, WhatNoCardTakes) {
