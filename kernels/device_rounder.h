@@ -75,7 +75,7 @@ struct DeviceFittedTable {
   // [tiles, N] U8, the tiles in the order of the blocks: set to 0 where there is nothing but zeros.
   Tensor depth;
   Tensor place;  // the same, I32, set where the depth is not 0: the place of the scale
-  // [places] F32, ascending: 2^(i / steps) for i = first, first + 1, ...
+  // [2, places] F32: 2^(i / steps) for i = first, first + 1, ..., and 1 over each.
   Tensor scales;
   int first = 0, steps = 4;
   int reach = 2;

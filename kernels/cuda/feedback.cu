@@ -351,7 +351,7 @@ class CudaRounder : public DeviceRounder {
                            .scales = Data<float>(rule.scales),
                            .first = rule.first,
                            .steps = rule.steps,
-                           .count = static_cast<int>(rule.scales.shape[0]),
+                           .count = static_cast<int>(rule.scales.shape[1]),
                            .reach = rule.reach,
                            .table = Data<float>(rule.table),
                            .boundary = Data<float>(rule.boundary),

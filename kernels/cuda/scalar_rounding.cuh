@@ -98,25 +98,35 @@ struct FittedLevels {
   template <int kMost>
   __device__ At Fit(const Tile& tile, int lane, const float (&t)[kMost]) const {
     const int64_t group = cluster[tile.row_tile] * tile.all.width + tile.Column();
-    float squares = 0;
+    float largest = 0;  // which keeps squares from over- and underflow
     for (int q = 0; q < kMost; ++q) {
-      if (q * kWarp + lane < tile.rows) squares += t[q] * t[q];
+      if (q * kWarp + lane < tile.rows) largest = fmaxf(largest, fabsf(t[q]));
     }
-    squares = WarpReduce(squares, Sum());
-    const float rms = sqrtf(squares / static_cast<float>(tile.rows));
-    const int d = rms > 0 ? depth[group] : 0;
+    largest = WarpReduce(largest, Max());
+    const int d = largest > 0 ? depth[group] : 0;
     if (d == 0) {
       if (lane == 0) depth[group] = 0;
       return {0, 0, 0, table, boundary};
     }
-    const int centre =
-        static_cast<int>(rintf(log2f(fmaxf(rms, 0x1p-126f)) * static_cast<float>(steps))) - first;
+    largest = fmaxf(largest, 0x1p-125f);
+    const float inverse = 1 / largest;
+    float squares = 0;
+    for (int q = 0; q < kMost; ++q) {
+      const float part = q * kWarp + lane < tile.rows ? t[q] * inverse : 0;
+      squares += part * part;
+    }
+    squares = WarpReduce(squares, Sum());
+    // log2 of the root mean square.
+    const float size =
+        log2f(largest) + 0.5f * (log2f(squares) - log2f(static_cast<float>(tile.rows)));
+    const int centre = static_cast<int>(rintf(size * static_cast<float>(steps))) - first;
     At best = {};
     double least = INFINITY;
     int at = std::min(std::max(centre, 0), count - 1);
     for (int i = std::max(0, centre - reach); i <= std::min(count - 1, centre + reach); ++i) {
       const float scale = scales[i];
-      const At tried = {scale, 1 / scale, 1 << (d - 1), table + d * levels, boundary + d * levels};
+      const At tried = {scale, scales[count + i], 1 << (d - 1), table + d * levels,
+                        boundary + d * levels};
       float sum = 0;
       for (int q = 0; q < kMost; ++q) {
         if (q * kWarp + lane >= tile.rows) continue;

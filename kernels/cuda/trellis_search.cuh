@@ -92,17 +92,18 @@ struct TrellisRule : TrellisArguments {
       shared.price[i] = magnitude < 0 ? __uint_as_float(0x7f800000u)  // infinity
                                       : price[i / kAll * kOf + std::min(magnitude, kOf - 1)];
     }
-    if constexpr (!kFeeds) return;
-    for (int i = threadIdx.x; i < TrellisFeedFloats(tile.all.rows); i += blockDim.x) {
-      shared.feed[i] = 0;
-    }
-    __syncthreads();
-    for (int i = threadIdx.x; i < tile.rows * tile.rows; i += blockDim.x) {
-      const int r = i / tile.rows, earlier = i % tile.rows;
-      if (earlier >= r) continue;
-      const float l = tile.Feed(r, earlier);
-      shared.feed[FeedAt(r, earlier)] = l;
-      if (earlier == r - 1) shared.target[earlier].lower = l;
+    if constexpr (kFeeds) {
+      for (int i = threadIdx.x; i < TrellisFeedFloats(tile.all.rows); i += blockDim.x) {
+        shared.feed[i] = 0;
+      }
+      __syncthreads();
+      for (int i = threadIdx.x; i < tile.rows * tile.rows; i += blockDim.x) {
+        const int r = i / tile.rows, earlier = i % tile.rows;
+        if (earlier >= r) continue;
+        const float l = tile.Feed(r, earlier);
+        shared.feed[FeedAt(r, earlier)] = l;
+        if (earlier == r - 1) shared.target[earlier].lower = l;
+      }
     }
   }
 
