@@ -58,7 +58,13 @@ RUN cmake --preset cuda -DCVXQ_BUILD_TESTS=OFF -DCVXQ_BUILD_BENCH=OFF \
     && cmake --install build/cuda --prefix /opt/cvxq-gpu --strip
 
 FROM runtime AS gpu
-COPY --from=cuda /usr/local/cuda/lib64/libcublasLt.so.13 /usr/local/lib/
+COPY --from=cuda \
+    /usr/local/cuda/lib64/libcublas.so.13 \
+    /usr/local/cuda/lib64/libcublasLt.so.13 \
+    /usr/local/cuda/lib64/libcusolver.so.12 \
+    /usr/local/cuda/lib64/libcusparse.so.12 \
+    /usr/local/cuda/lib64/libnvJitLink.so.13 \
+    /usr/local/lib/
 COPY --from=build-gpu /opt/cvxq-gpu/bin/cvxq /usr/local/bin/cvxq
 ENV LD_LIBRARY_PATH=/usr/local/lib \
     NVIDIA_VISIBLE_DEVICES=all \

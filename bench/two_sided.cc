@@ -85,7 +85,7 @@ void Run(const Options& options) {
                              .column_curvature = column_curvature,
                              .delta = 0.15};
     ScaledCodes codes = StartScaledCodes(input);
-    CodeEntropy(input, PricesOf(nullptr), pool, codes);
+    CodeEntropy(input, PricesOf(nullptr), *MakeCpuRounder(pool), codes).value();
   };
   const LevelTables tables = LloydMaxTables(2.0);
   const GroupLayout layout = MakeGroupLayout(m, n, Partition::kColumns, 64, std::vector<float>(m));

@@ -162,7 +162,8 @@ class AffineCoder : public ModelCoder {
         return CodeAwq(input, moments->diagonal, exponent, clip, context.pool);
       }
       case CodecKind::kOwq:
-        return CodeOwq(input, moments->diagonal, *options_.bits, context.pool);
+        return CodeOwq(input, moments->diagonal, *options_.bits, context.pool,
+                       *MakeCpuRounder(context.pool));
       case CodecKind::kGptq: {
         std::vector<RowBlock> blocks;
         if (feedback_ == Feedback::kTwo) {
@@ -176,7 +177,7 @@ class AffineCoder : public ModelCoder {
         }
         return CodeGptq(input, blocks,
                         feedback_ == Feedback::kTwo ? GroupRange::kTrimmed : GroupRange::kReached,
-                        context.pool);
+                        context.pool, *MakeCpuRounder(context.pool));
       }
       default:
         return CodeRtn(input, context.pool);

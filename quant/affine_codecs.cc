@@ -4,19 +4,12 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
-#include <optional>
 
 #include "kernels/host_gemm.h"
 #include "quant/affine.h"
-#include "tensor/dtype.h"
 
 namespace cvxq {
 namespace {
-
-float NearestHalf(float value) {
-  constexpr float kMost = 65504;
-  return F16ToFloat(FloatToF16(std::clamp(value, -kMost, kMost)));
-}
 
 // kReached: fits the grids of a tile's rows when the first column of a group comes. Tiles of
 // different rows at once from several threads.
@@ -79,36 +72,6 @@ class ReachedGroups {
   std::vector<float> error_;        // [rows in the order of the blocks, places]
 };
 
-// Codes of m, and halves for the columns that it keeps, with feedback. The grids of m are set, or
-// come from `reached`.
-void RoundOnGrids(const AffineInput& in, std::span<const RowBlock> blocks, ReachedGroups* reached,
-                  ThreadPool& pool, AffineMatrix& m) {
-  const auto kept = static_cast<int64_t>(m.kept_columns.size());
-  std::vector<int64_t> kept_index(in.columns, -1);
-  for (int64_t k = 0; k < kept; ++k) kept_index[m.kept_columns[k]] = k;
-  const int64_t groups = m.group_count();
-  const FeedbackInput feedback{
-      .w = in.w, .rows = in.rows, .columns = in.columns, .inputs = in.inputs, .blocks = blocks};
-  RoundWithFeedback(feedback, pool, [&](const ColumnTile& tile, float* target, float* rounded) {
-    if (const int64_t k = kept_index[tile.column]; k >= 0) {
-      RoundRows(tile, target, rounded, [&](int64_t place, float t) {
-        return m.kept[tile.row[place] * kept + k] = NearestHalf(t);
-      });
-      return;
-    }
-    if (reached != nullptr) reached->Reach(tile, m);
-    const int64_t g = tile.column / m.group;
-    RoundRows(tile, target, rounded, [&](int64_t place, float t) {
-      const int64_t row = tile.row[place];
-      const AffineGrid grid = GridAt(m, row * groups + g);
-      const int code = grid.Code(t, m.bits);
-      m.codes[row * m.columns + tile.column] = static_cast<uint8_t>(code);
-      return grid.Value(code);
-    });
-    if (reached != nullptr) reached->Record(tile, rounded);
-  });
-}
-
 // The factor of the same H with the columns `first` in the first places: worked last.
 StatusOr<CurvatureFactor> WithColumnsFirst(const CurvatureFactor& factor,
                                            const std::vector<int32_t>& first) {
@@ -159,22 +122,28 @@ AffineMatrix CodeRtn(const AffineInput& in, ThreadPool& pool) {
   return m;
 }
 
-AffineMatrix CodeGptq(const AffineInput& in, std::span<const RowBlock> blocks, GroupRange range,
-                      ThreadPool& pool) {
+StatusOr<AffineMatrix> CodeGptq(const AffineInput& in, std::span<const RowBlock> blocks,
+                                GroupRange range, ThreadPool& pool, Rounder& rounder) {
   AffineMatrix m = StartAffineMatrix(in.rows, in.columns, in.bits, in.group);
-  std::optional<ReachedGroups> reached;
+  const FeedbackInput feedback = {
+      .w = in.w, .rows = in.rows, .columns = in.columns, .inputs = in.inputs, .blocks = blocks};
   if (range == GroupRange::kReached) {
-    reached.emplace(in, blocks);
-  } else {
-    const float share = range == GroupRange::kTrimmed ? TrimmedShare(in.bits, in.group) : 1.0f;
-    FitGrids(in.w, share, /*skip=*/{}, pool, m);
+    ReachedGroups reached(in, blocks);
+    RoundWithFeedback(feedback, pool, [&](const ColumnTile& tile, float* target, float* rounded) {
+      reached.Reach(tile, m);
+      RoundColumnToGrid(tile, m, target, rounded);
+      reached.Record(tile, rounded);
+    });
+    return m;
   }
-  RoundOnGrids(in, blocks, reached ? &*reached : nullptr, pool, m);
+  const float share = range == GroupRange::kTrimmed ? TrimmedShare(in.bits, in.group) : 1.0f;
+  FitGrids(in.w, share, /*skip=*/{}, pool, m);
+  CVXQ_RETURN_IF_ERROR(rounder.RoundToGrids(feedback, m));
   return m;
 }
 
 StatusOr<AffineMatrix> CodeOwq(const AffineInput& input, std::span<const float> moments,
-                               double bits, ThreadPool& pool) {
+                               double bits, ThreadPool& pool, Rounder& rounder) {
   constexpr double kHalfBits = 16, kSlack = 1e-9;  // 3.01 is not quite 3.01
   AffineInput in = input;
   in.bits = static_cast<int>(bits);
@@ -195,7 +164,12 @@ StatusOr<AffineMatrix> CodeOwq(const AffineInput& input, std::span<const float> 
   RowBlock rows;
   rows.rows.resize(in.rows);
   std::iota(rows.rows.begin(), rows.rows.end(), 0);
-  RoundOnGrids(in, {&rows, 1}, /*reached=*/nullptr, pool, m);
+  CVXQ_RETURN_IF_ERROR(rounder.RoundToGrids({.w = in.w,
+                                             .rows = in.rows,
+                                             .columns = in.columns,
+                                             .inputs = in.inputs,
+                                             .blocks = {&rows, 1}},
+                                            m));
   return m;
 }
 

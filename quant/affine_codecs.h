@@ -18,6 +18,7 @@
 #include "kernels/affine_matrix.h"
 #include "quant/curvature.h"
 #include "quant/feedback.h"
+#include "quant/rounder.h"
 
 namespace cvxq {
 
@@ -46,8 +47,9 @@ enum class GroupRange : uint8_t {
 // `blocks` are those of FeedbackInput: rows that feed each other, or all rows in blocks without
 // `lower`. The paper: the latter, WorkOrder::kFirstFirst, kReached; its act-order: kLargestFirst,
 // kOriginal. Two-sided: kLargestFirst for columns and rows, kTrimmed.
-AffineMatrix CodeGptq(const AffineInput& input, std::span<const RowBlock> blocks, GroupRange range,
-                      ThreadPool& pool);
+// kReached rounds on the host's threads; the others with `rounder`, whose errors it gives.
+StatusOr<AffineMatrix> CodeGptq(const AffineInput& input, std::span<const RowBlock> blocks,
+                                GroupRange range, ThreadPool& pool, Rounder& rounder);
 
 // awq tries the exponents alpha = i / 20, i = 0..19, of the scale of input channel c,
 //   s_c = E[x_c^2]^(alpha / 2), divided by sqrt(max s * min s),
@@ -69,9 +71,9 @@ AffineMatrix CodeAwq(const AffineInput& input, std::span<const float> moments, i
 // owq at an average width of `bits`, 2 to below 9 (3.01: codes of 3 bits): as many columns are kept
 // as halves as that allows, those of largest E[x_c^2] * sum_r (error of rtn)^2. They are worked
 // last, so that they make up for the errors of all others. input.bits is not read; an `inputs` in
-// the order kLargestFirst is the paper's. Errors: of FactorInOrder.
+// the order kLargestFirst is the paper's. Errors: of FactorInOrder and of the rounder.
 StatusOr<AffineMatrix> CodeOwq(const AffineInput& input, std::span<const float> moments,
-                               double bits, ThreadPool& pool);
+                               double bits, ThreadPool& pool, Rounder& rounder);
 
 }  // namespace cvxq
 

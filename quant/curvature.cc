@@ -72,26 +72,28 @@ bool CholeskyInPlace(float* a, int64_t n) {
   return true;
 }
 
-StatusOr<CurvatureFactor> FactorCurvature(std::vector<float> h, int64_t n, double damping,
-                                          WorkOrder order) {
-  std::vector<int32_t> places(n);
+std::vector<int32_t> WorkPlaces(std::span<const float> diagonal, WorkOrder order) {
+  std::vector<int32_t> places(diagonal.size());
   if (order == WorkOrder::kFirstFirst) {
     std::iota(places.rbegin(), places.rend(), 0);
-  } else {
-    std::iota(places.begin(), places.end(), 0);
-    // NaN has no order; FactorInOrder refuses it.
-    const bool finite = std::all_of(places.begin(), places.end(), [&](int32_t i) {
-      return std::isfinite(h[static_cast<int64_t>(i) * n + i]);
-    });
-    const float sign = order == WorkOrder::kLeastFirst ? 1.0f : -1.0f;
-    if (finite) {
-      std::stable_sort(places.begin(), places.end(), [&](int32_t x, int32_t y) {
-        return sign * h[static_cast<int64_t>(x) * n + x] >
-               sign * h[static_cast<int64_t>(y) * n + y];
-      });
-    }
+    return places;
   }
-  return FactorInOrder(h, std::move(places), damping);
+  std::iota(places.begin(), places.end(), 0);
+  // NaN has no order; FactorInOrder refuses it.
+  if (!std::all_of(diagonal.begin(), diagonal.end(), [](float d) { return std::isfinite(d); })) {
+    return places;
+  }
+  const float sign = order == WorkOrder::kLeastFirst ? 1.0f : -1.0f;
+  std::stable_sort(places.begin(), places.end(),
+                   [&](int32_t x, int32_t y) { return sign * diagonal[x] > sign * diagonal[y]; });
+  return places;
+}
+
+StatusOr<CurvatureFactor> FactorCurvature(std::vector<float> h, int64_t n, double damping,
+                                          WorkOrder order) {
+  std::vector<float> diagonal(n);
+  for (int64_t i = 0; i < n; ++i) diagonal[i] = h[i * n + i];
+  return FactorInOrder(h, WorkPlaces(diagonal, order), damping);
 }
 
 StatusOr<CurvatureFactor> FactorInOrder(const std::vector<float>& h, std::vector<int32_t> order,

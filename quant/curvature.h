@@ -4,6 +4,7 @@
 #define CVXQ_QUANT_CURVATURE_H_
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "base/status.h"
@@ -26,6 +27,9 @@ struct CurvatureFactor {
 //                  others (grids of one width; GPTQ's act-order)
 //   kFirstFirst    work goes from the first column to the last
 enum class WorkOrder : uint8_t { kLeastFirst, kLargestFirst, kFirstFirst };
+
+// order[i]: the column in place i, given the diagonal of H.
+std::vector<int32_t> WorkPlaces(std::span<const float> diagonal, WorkOrder order);
 
 // Factors H [n, n] (symmetric, row-major, consumed). `damping` times the mean of the diagonal is
 // added; where the factorisation still breaks down, ten times as much is tried, up to the mean

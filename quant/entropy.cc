@@ -154,52 +154,31 @@ void ForeseeClasses(const EntropyInput& input, ScaledCodes& codes) {
   AssignClasses(codes);
 }
 
-double CodeEntropy(const EntropyInput& input, const TrellisPrices& prices, ThreadPool& pool,
-                   ScaledCodes& codes) {
-  const std::vector<float> row_scale = Scales(codes.row_scale, codes.scale_steps, codes.gain);
-  const std::vector<float> column_scale = Scales(codes.column_scale, codes.scale_steps, 1);
+StatusOr<double> CodeEntropy(const EntropyInput& input, const TrellisPrices& prices,
+                             Rounder& rounder, ScaledCodes& codes) {
+  const std::vector<float> row_step = Scales(codes.row_scale, codes.scale_steps, codes.gain);
+  const std::vector<float> column_step = Scales(codes.column_scale, codes.scale_steps, 1);
   const std::vector<float> row_weight =
       Weights(input.row_curvature, codes.row_scale, codes.scale_steps);
   const std::vector<float> column_weight =
       Weights(input.column_curvature, codes.column_scale, codes.scale_steps);
-  const int64_t n = input.columns;
-  // Of each block and column; its tiles come one after another.
-  std::vector<uint8_t> state(input.blocks.size() * n, 0);
-  std::vector<double> distortion(input.blocks.size() * n, 0.0);
-  const FeedbackInput feedback{
-      .w = input.w,
-      .rows = input.rows,
-      .columns = n,
-      .inputs = input.inputs,
-      .blocks = input.blocks,
-      .tile_rows = input.blocks.front().lower.empty() ? kEntropyFreeRows : kEntropyTileRows};
-  RoundWithFeedback(feedback, pool, [&](const ColumnTile& tile, float* target, float* rounded) {
-    std::vector<TrellisRow> rows(tile.rows);
-    std::vector<int16_t> integers(tile.rows);
-    for (int64_t i = 0; i < tile.rows; ++i) {
-      const int32_t r = tile.row[i];
-      rows[i] = {.step = row_scale[r] * column_scale[tile.column],
-                 .weight = row_weight[r] * column_weight[tile.column],
-                 .price = prices.Of(
-                     std::min(SymbolClass(codes.row_class[r], codes.column_class[tile.column]),
-                              prices.classes() - 1))};
-    }
-    int s = state[tile.block * n + tile.column];
-    TrellisSearch search;
-    search.Round(tile, rows.data(), s, target, rounded, integers.data());
-    state[tile.block * n + tile.column] = static_cast<uint8_t>(s);
-    double sum = 0;
-    for (int64_t i = 0; i < tile.rows; ++i) {
-      const int32_t r = tile.row[i];
-      const double error = static_cast<double>(rounded[i]) - target[i];
-      sum += static_cast<double>(input.row_curvature[r]) * error * error;
-      codes.integers[r * n + tile.column] = integers[i];
-    }
-    distortion[tile.block * n + tile.column] += 0.5 * sum * input.column_curvature[tile.column];
-  });
-  double sum = 0;
-  for (const double part : distortion) sum += part;
-  return sum;
+  return rounder.RoundToTrellis(
+      {.w = input.w,
+       .rows = input.rows,
+       .columns = input.columns,
+       .inputs = input.inputs,
+       .blocks = input.blocks,
+       .tile_rows = input.blocks.front().lower.empty() ? kEntropyFreeRows : kEntropyTileRows},
+      {.row_step = row_step,
+       .column_step = column_step,
+       .row_weight = row_weight,
+       .column_weight = column_weight,
+       .row_class = codes.row_class,
+       .column_class = codes.column_class,
+       .prices = &prices,
+       .row_curvature = input.row_curvature,
+       .column_curvature = input.column_curvature},
+      codes.integers);
 }
 
 }  // namespace cvxq

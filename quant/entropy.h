@@ -14,9 +14,10 @@
 #include <span>
 #include <vector>
 
-#include "base/thread_pool.h"
+#include "base/status.h"
 #include "quant/entropy_tables.h"
 #include "quant/feedback.h"
+#include "quant/rounder.h"
 #include "quant/scaled_codes.h"
 #include "quant/trellis_search.h"
 
@@ -83,9 +84,9 @@ TrellisPrices PricesOf(const EntropyTables* tables);
 void ForeseeClasses(const EntropyInput& input, ScaledCodes& codes);
 
 // Chooses codes.integers, with the prices of the classes that codes has. Gives the
-// distortion sum 1/2 D_O D_I e^2, in nats of KL a token. The same for any number of threads.
-double CodeEntropy(const EntropyInput& input, const TrellisPrices& prices, ThreadPool& pool,
-                   ScaledCodes& codes);
+// distortion sum 1/2 D_O D_I e^2, in nats of KL a token. Errors: the rounder's.
+StatusOr<double> CodeEntropy(const EntropyInput& input, const TrellisPrices& prices,
+                             Rounder& rounder, ScaledCodes& codes);
 
 }  // namespace cvxq
 

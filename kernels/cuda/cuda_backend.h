@@ -22,6 +22,10 @@ class CudaBackend : public Backend {
   std::string numerics_class() const override;
   bool fast_bf16() const override { return true; }
 
+  // For work beside the backend's operations, on the same stream.
+  const std::shared_ptr<Device>& device() const { return device_; }
+  Products& products() const { return *products_; }
+
   Tensor Allocate(DType dtype, Shape shape) override;
   Tensor Import(const HostTensor& host) override;
   void Upload(const void* host, Tensor dst) override;

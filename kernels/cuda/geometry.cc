@@ -26,4 +26,10 @@ int64_t StripRows(int64_t M, int64_t N) {
   return std::min(M, std::max<int64_t>(rows, 128));
 }
 
+Wave WaveOf(int64_t wave, int64_t row_tiles, int64_t column_tiles) {
+  const int64_t first_row = std::max<int64_t>(0, wave - (column_tiles - 1));
+  const int64_t first_column = std::max<int64_t>(0, column_tiles - 1 - wave);
+  return {first_row, first_column, std::min(row_tiles - first_row, column_tiles - first_column)};
+}
+
 }  // namespace cvxq::cuda

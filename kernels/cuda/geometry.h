@@ -67,6 +67,42 @@ constexpr int PaddedHeadDim(int head_dim) {
 inline constexpr int kTokenTile = 128;
 constexpr int PaddedTokens(int T) { return static_cast<int>(CeilDiv(T, kTokenTile)) * kTokenTile; }
 
+// --- error feedback (feedback_tile.cuh) ---
+
+// Floats between the columns of a tile's targets in shared memory: one more than a multiple of 32,
+// so that neither way through it meets a bank twice. And of all that a tile has there but the
+// rule's own.
+constexpr int TileLine(int rows) { return rows + 1; }
+constexpr int64_t TileFloats(int rows, int columns) {
+  return CeilDiv(int64_t{columns} * TileLine(rows) + 2 * rows, 4) * 4;
+}
+
+// The tiles of one antidiagonal: (first_row + i, first_column + i) for i < count. Rows are worked
+// from the first tile on, columns from the last back; a tile comes after those of earlier rows in
+// its column and of later columns in its rows.
+struct Wave {
+  int64_t first_row = 0, first_column = 0, count = 0;
+};
+constexpr int64_t Waves(int64_t row_tiles, int64_t column_tiles) {
+  return row_tiles + column_tiles - 1;
+}
+Wave WaveOf(int64_t wave, int64_t row_tiles, int64_t column_tiles);
+
+// Prices of one class and grid: two that are never paid, one for each magnitude, and as many again
+// as the search reaches beyond.
+inline constexpr int kTrellisMagnitudes = 64, kTrellisPrices = 2 + kTrellisMagnitudes + 4;
+inline constexpr int64_t kTrellisPlaceFloats = 4 + 4 + 16 + 2 + 1;  // of each row, one path for all
+// Floats of a tile's L_O where row r has what 8 * (r / 32 + 1) blocks of four rows before it take.
+constexpr int64_t TrellisFeedFloats(int rows) {
+  const int64_t parts = CeilDiv(rows, 32);
+  return 512 * parts * (parts + 1);
+}
+// The rule's own shared memory.
+constexpr int64_t TrellisSharedFloats(int rows, int classes, bool feeds) {
+  return CeilDiv(int64_t{classes} * 2 * kTrellisPrices, 4) * 4 +
+         kTrellisPlaceFloats * CeilDiv(rows, 4) * 4 + (feeds ? TrellisFeedFloats(rows) : 0);
+}
+
 }  // namespace cvxq::cuda
 
 #endif  // CVXQ_KERNELS_CUDA_GEOMETRY_H_

@@ -41,6 +41,8 @@ __device__ inline float Fma(float a, float b, float c) { return __fmaf_rn(a, b, 
 // a * b and a + b, each rounded: never fused.
 __device__ inline float MulRounded(float a, float b) { return __fmul_rn(a, b); }
 __device__ inline float AddRounded(float a, float b) { return __fadd_rn(a, b); }
+// a + b rounded down: with b = 2^23 and 0 <= a < 2^22, floor(a) + 2^23, whose lowest bits are it.
+__device__ inline float AddDown(float a, float b) { return __fadd_rd(a, b); }
 
 // 2^x to about 2^-22, and 0 below 2^-126.
 __device__ inline float FastExp2(float x) {

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <vector>
 
 namespace cvxq::cuda {
 namespace {
@@ -71,6 +72,28 @@ TEST(CudaGeometryTest, KeysAndQueriesSeeEachOther) {
         EXPECT_EQ(queries.begin, query_begin);
         EXPECT_EQ(queries.end, query_end);
       }
+TEST(CudaGeometryTest, WavesTakeEachTileOnceAfterThoseItNeeds) {
+  for (int64_t rows : {1, 2, 5}) {
+    for (int64_t columns : {1, 3, 5}) {
+      std::vector<int64_t> wave_of(rows * columns, -1);
+      for (int64_t wave = 0; wave < Waves(rows, columns); ++wave) {
+        const Wave tiles = WaveOf(wave, rows, columns);
+        EXPECT_GT(tiles.count, 0);
+        for (int64_t i = 0; i < tiles.count; ++i) {
+          const int64_t row = tiles.first_row + i, column = tiles.first_column + i;
+          ASSERT_LT(row, rows);
+          ASSERT_LT(column, columns);
+          EXPECT_EQ(wave_of[row * columns + column], -1);
+          wave_of[row * columns + column] = wave;
+          if (row > 0) {
+            EXPECT_EQ(wave_of[(row - 1) * columns + column], wave - 1);
+          }
+          if (column + 1 < columns) {
+            EXPECT_EQ(wave_of[row * columns + column + 1], wave - 1);
+          }
+        }
+      }
+      for (const int64_t wave : wave_of) EXPECT_NE(wave, -1);
     }
   }
 }
@@ -85,6 +108,13 @@ TEST(CudaGeometryTest, PaddingOfHeads) {
   EXPECT_EQ(PaddedHeadDim(258), 0);
   EXPECT_EQ(PaddedTokens(0), 0);
   EXPECT_EQ(PaddedTokens(129), 256);
+TEST(CudaGeometryTest, TilesOfTheTrellisFitEveryCard) {
+  constexpr int64_t kShared = 99 << 10;  // compute capability 8.6 to 12.0
+  constexpr int kClasses = 48;
+  EXPECT_LE(4 * (TileFloats(128, 32) + TrellisSharedFloats(128, kClasses, true)), kShared);
+  EXPECT_LE(4 * (TileFloats(256, 32) + TrellisSharedFloats(256, kClasses, false)), kShared);
+  EXPECT_LE(4 * TileFloats(64, 128), kShared);
+  EXPECT_EQ(TileLine(64) % 32, 1);
 }
 
 TEST(CudaGeometryTest, WhatNoCardTakes) {

@@ -34,6 +34,16 @@ std::vector<float> Diagonal(const std::vector<float>& h, int64_t n) {
   return diagonal;
 }
 
+// On the host.
+AffineMatrix Gptq(const AffineInput& input, std::span<const RowBlock> blocks, GroupRange range,
+                  ThreadPool& pool) {
+  return CodeGptq(input, blocks, range, pool, *MakeCpuRounder(pool)).value();
+}
+StatusOr<AffineMatrix> Owq(const AffineInput& input, std::span<const float> moments, double bits,
+                           ThreadPool& pool) {
+  return CodeOwq(input, moments, bits, pool, *MakeCpuRounder(pool));
+}
+
 // tr(H_O E H_I E^T) of the decoded matrix; an empty H_O is the identity.
 double Distortion(const AffineMatrix& m, const std::vector<float>& w, const std::vector<float>& hi,
                   const std::vector<float>& ho = {}) {
@@ -97,7 +107,7 @@ TEST(Gptq, CarriesTheErrorByHand) {
   const std::vector<float> w = {1.4f, 1.3f, 3};
   const AffineInput input{
       .w = w.data(), .rows = 1, .columns = 3, .bits = 2, .group = 3, .inputs = &factor};
-  EXPECT_EQ(Decode(CodeGptq(input, IndependentRows(1), GroupRange::kOriginal, pool)),
+  EXPECT_EQ(Decode(Gptq(input, IndependentRows(1), GroupRange::kOriginal, pool)),
             (std::vector<float>{1, 2, 3}));
   EXPECT_EQ(Decode(CodeRtn(input, pool)), (std::vector<float>{1, 1, 3}));
 }
@@ -111,10 +121,10 @@ TEST(Gptq, FitsTheGroupReachedToItsTargets) {
   const std::vector<float> w = {1.4f, 3, 1.3f};
   const AffineInput input{
       .w = w.data(), .rows = 1, .columns = 3, .bits = 2, .group = 2, .inputs = &factor};
-  const AffineMatrix m = CodeGptq(input, IndependentRows(1), GroupRange::kReached, pool);
+  const AffineMatrix m = Gptq(input, IndependentRows(1), GroupRange::kReached, pool);
   EXPECT_NEAR(m.scale[1], 1.62f / 3, 1e-3);
   EXPECT_NEAR(Decode(m)[2], 1.62f, 2e-3);
-  const AffineMatrix before = CodeGptq(input, IndependentRows(1), GroupRange::kOriginal, pool);
+  const AffineMatrix before = Gptq(input, IndependentRows(1), GroupRange::kOriginal, pool);
   EXPECT_NEAR(before.scale[1], 1.3f / 3, 1e-3);
 }
 
@@ -127,7 +137,7 @@ TEST(Gptq, WithoutCorrelationIsRtn) {
   const AffineMatrix rtn = CodeRtn(linear.Input(nullptr), pool);
   for (const GroupRange range : {GroupRange::kOriginal, GroupRange::kReached}) {
     for (const CurvatureFactor* inputs : {&factor, static_cast<const CurvatureFactor*>(nullptr)}) {
-      const AffineMatrix m = CodeGptq(linear.Input(inputs), IndependentRows(20), range, pool);
+      const AffineMatrix m = Gptq(linear.Input(inputs), IndependentRows(20), range, pool);
       EXPECT_EQ(m.codes, rtn.codes);
       EXPECT_EQ(m.scale, rtn.scale);
       EXPECT_EQ(m.zero, rtn.zero);
@@ -145,8 +155,7 @@ TEST(Gptq, LowersTheErrorOfRtnInEveryRangeAndOrder) {
       const CurvatureFactor factor = Factor(linear.hi, 150, order);
       for (const GroupRange range :
            {GroupRange::kReached, GroupRange::kOriginal, GroupRange::kTrimmed}) {
-        const AffineMatrix m =
-            CodeGptq(linear.Input(&factor, bits), IndependentRows(70), range, pool);
+        const AffineMatrix m = Gptq(linear.Input(&factor, bits), IndependentRows(70), range, pool);
         ASSERT_TRUE(m.Validate().ok()) << m.Validate();
         EXPECT_LT(Distortion(m, linear.w, linear.hi), 0.75 * nearest) << bits;
         if (range == GroupRange::kReached) continue;
@@ -167,7 +176,7 @@ TEST(Gptq, TwoSidedLowersTheTwoSidedErrorFurther) {
   const std::vector<RowBlock> two = {{outputs.order, outputs.lower}};
   const AffineInput input = linear.Input(&inputs);
   const auto distortion = [&](std::span<const RowBlock> blocks) {
-    return Distortion(CodeGptq(input, blocks, GroupRange::kTrimmed, pool), linear.w, linear.hi,
+    return Distortion(Gptq(input, blocks, GroupRange::kTrimmed, pool), linear.w, linear.hi,
                       linear.ho);
   };
   const double one_sided = distortion(IndependentRows(96));
@@ -190,10 +199,9 @@ TEST(AffineCodecs, SameForAnyNumberOfThreads) {
   std::vector<RowBlock> rows(2);
   for (int32_t r = 0; r < 300; ++r) rows[r % 3 == 0].rows.push_back(r);
   same(CodeRtn(input, one), CodeRtn(input, four));
-  same(CodeGptq(input, rows, GroupRange::kReached, one),
-       CodeGptq(input, rows, GroupRange::kReached, four));
+  same(Gptq(input, rows, GroupRange::kReached, one), Gptq(input, rows, GroupRange::kReached, four));
   same(CodeAwq(input, moments, 9, true, one), CodeAwq(input, moments, 9, true, four));
-  same(CodeOwq(input, moments, 3.3, one).value(), CodeOwq(input, moments, 3.3, four).value());
+  same(Owq(input, moments, 3.3, one).value(), Owq(input, moments, 3.3, four).value());
   EXPECT_EQ(MeasureAwqErrors(input, moments, one), MeasureAwqErrors(input, moments, four));
 }
 
@@ -291,18 +299,18 @@ TEST(Owq, KeepsTheMostSensitiveColumnsAtTheWidthAskedFor) {
   moments[7] = moments[100] = 1e6f;
   const CurvatureFactor factor = Factor(linear.hi, kN);
   // Two columns of 130 at 16 bits in place of 3: 3.2.
-  const StatusOr<AffineMatrix> m = CodeOwq(linear.Input(&factor), moments, 3.2, pool);
+  const StatusOr<AffineMatrix> m = Owq(linear.Input(&factor), moments, 3.2, pool);
   ASSERT_TRUE(m.ok()) << m.status();
   ASSERT_TRUE(m->Validate().ok()) << m->Validate();
   EXPECT_EQ(m->bits, 3);
   EXPECT_EQ(m->kept_columns, (std::vector<int32_t>{7, 100}));
   const auto kept = [&](double bits) {
-    return CodeOwq(linear.Input(&factor), moments, bits, pool)->kept_columns.size();
+    return Owq(linear.Input(&factor), moments, bits, pool)->kept_columns.size();
   };
   EXPECT_EQ(kept(3.3), 3u);  // although 3.3 - 3 is a little less than 0.3
   EXPECT_EQ(kept(3.19), 1u);
   EXPECT_EQ(kept(3), 0u);
-  EXPECT_EQ(CodeOwq(linear.Input(&factor), moments, 4, pool)->bits, 4);
+  EXPECT_EQ(Owq(linear.Input(&factor), moments, 4, pool)->bits, 4);
 }
 
 TEST(Owq, SensitivityCountsTheErrorOfRounding) {
@@ -311,7 +319,7 @@ TEST(Owq, SensitivityCountsTheErrorOfRounding) {
   const std::vector<float> w = {3, 0, 1, 2, 0, 1.5f, 3, 3, 3, 0.2f, 1, 1, 2, 2, 0};  // steps of 1
   const std::vector<float> moments(kN, 1.0f);
   const AffineInput input{.w = w.data(), .rows = 1, .columns = kN, .group = kN};
-  EXPECT_EQ(CodeOwq(input, moments, 2.95, pool)->kept_columns, (std::vector<int32_t>{5}));
+  EXPECT_EQ(Owq(input, moments, 2.95, pool)->kept_columns, (std::vector<int32_t>{5}));
 }
 
 // Columns 0 and 1 are alike: what the coded one loses, the kept one makes up for.
@@ -327,7 +335,7 @@ TEST(Owq, KeptColumnsMakeUpForTheOthers) {
   moments[1] = 1e6f;
   const CurvatureFactor factor = Factor(h, kN, WorkOrder::kLargestFirst, 1e-6);
   const AffineInput input{.w = w.data(), .rows = 1, .columns = kN, .group = kN, .inputs = &factor};
-  const StatusOr<AffineMatrix> m = CodeOwq(input, moments, 2.95, pool);
+  const StatusOr<AffineMatrix> m = Owq(input, moments, 2.95, pool);
   ASSERT_TRUE(m.ok()) << m.status();
   EXPECT_EQ(m->kept_columns, (std::vector<int32_t>{1}));
   const std::vector<float> decoded = Decode(*m);
@@ -342,11 +350,10 @@ TEST(Owq, KeptColumnsLowerTheError) {
   const CurvatureFactor factor = Factor(linear.hi, 128);
   const std::vector<float> moments = Diagonal(linear.hi, 128);
   const auto distortion = [&](double bits) {
-    return Distortion(CodeOwq(linear.Input(&factor), moments, bits, pool).value(), linear.w,
-                      linear.hi);
+    return Distortion(Owq(linear.Input(&factor), moments, bits, pool).value(), linear.w, linear.hi);
   };
-  EXPECT_EQ(distortion(3), Distortion(CodeGptq(linear.Input(&factor), IndependentRows(64),
-                                               GroupRange::kOriginal, pool),
+  EXPECT_EQ(distortion(3), Distortion(Gptq(linear.Input(&factor), IndependentRows(64),
+                                           GroupRange::kOriginal, pool),
                                       linear.w, linear.hi));
   EXPECT_LT(distortion(3.3), 0.95 * distortion(3));
   EXPECT_LT(distortion(5), 0.5 * distortion(3));
@@ -382,11 +389,11 @@ TEST(AffineCodecs, OddInputsGiveSoundMatrices) {
       for (const double error : errors) EXPECT_TRUE(error >= 0 && std::isfinite(error));
       const AffineMatrix matrices[] = {
           CodeRtn(input, pool),
-          CodeGptq(linear.Input(&natural), IndependentRows(rows), GroupRange::kReached, pool),
-          CodeGptq(input, two, GroupRange::kTrimmed, pool),
+          Gptq(linear.Input(&natural), IndependentRows(rows), GroupRange::kReached, pool),
+          Gptq(input, two, GroupRange::kTrimmed, pool),
           CodeAwq(input, moments, BestAwqExponent(errors), false, pool),
           CodeAwq(input, moments, 19, true, pool),
-          CodeOwq(input, moments, 3.9, pool).value()};
+          Owq(input, moments, 3.9, pool).value()};
       for (const AffineMatrix& m : matrices) {
         ASSERT_TRUE(m.Validate().ok()) << m.Validate() << " kind " << kind;
         const std::vector<float> decoded = Decode(m);

@@ -72,7 +72,8 @@ Coded Code(const Linear& linear, int threads = 1) {
   input.column_curvature = linear.column_curvature;
   ThreadPool pool(threads);
   Coded coded{StartScaledCodes(input)};
-  coded.distortion = CodeEntropy(input, PricesOf(nullptr), pool, coded.codes);
+  coded.distortion =
+      CodeEntropy(input, PricesOf(nullptr), *MakeCpuRounder(pool), coded.codes).value();
   AssignClasses(coded.codes);
   return coded;
 }

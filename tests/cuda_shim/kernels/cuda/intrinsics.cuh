@@ -25,6 +25,11 @@ inline uint32_t PackBF16(float low, float high) {
 inline float Fma(float a, float b, float c) { return std::fma(a, b, c); }
 inline float MulRounded(float a, float b) { return a * b; }  // nothing is contracted here
 inline float AddRounded(float a, float b) { return a + b; }
+inline float AddDown(float a, float b) {
+  const double sum = static_cast<double>(a) + b;  // exact, where their sizes are not far apart
+  const float nearest = static_cast<float>(sum);
+  return nearest > sum ? std::nextafter(nearest, -INFINITY) : nearest;
+}
 
 inline float FastExp2(float x) { return std::exp2(x); }
 inline float FastReciprocal(float x) { return 1 / x; }

@@ -1,0 +1,67 @@
+// Who rounds: the one way in which codecs have a linear coded, on the host's threads or on a
+// device. Rules are data, so that a device can carry them out.
+//
+//   std::unique_ptr<Rounder> rounder = MakeRounder(*backend, pool);
+//   CVXQ_ASSIGN_OR_RETURN(double distortion, CodeEntropy(input, prices, *rounder, codes));
+//
+// Results of the host are the same for any number of threads, those of a device from run to run;
+// the two differ where two roundings are all but equally good.
+#ifndef CVXQ_QUANT_ROUNDER_H_
+#define CVXQ_QUANT_ROUNDER_H_
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/status.h"
+#include "base/thread_pool.h"
+#include "kernels/affine_matrix.h"
+#include "kernels/backend.h"
+#include "quant/curvature.h"
+#include "quant/feedback.h"
+#include "quant/trellis_search.h"
+
+namespace cvxq {
+
+// Trellis-coded quantisation: of each weight the step and the weight of a squared error of one step
+// are products of one factor of its row [M] and one of its column [N].
+struct TrellisRule {
+  std::span<const float> row_step, column_step;
+  std::span<const float> row_weight, column_weight;
+  // Prices are those of SymbolClass of the two, or of the last class that has any.
+  std::span<const int8_t> row_class, column_class;
+  const TrellisPrices* prices = nullptr;
+  std::span<const float> row_curvature, column_curvature;  // D_O [M], D_I [N]
+};
+
+// Any thread, several at once. Everything referred to outlives the call. Errors: those of a device.
+class Rounder {
+ public:
+  virtual ~Rounder() = default;
+
+  // FactorCurvature.
+  virtual StatusOr<CurvatureFactor> Factor(std::vector<float> h, int64_t n, double damping,
+                                           WorkOrder order) = 0;
+
+  // Sets integers [M, N]; gives the distortion sum 1/2 D_O D_I e^2. The trellis goes on from tile
+  // to tile of a block whose rows feed each other; other blocks have one tile.
+  virtual StatusOr<double> RoundToTrellis(const FeedbackInput& feedback, const TrellisRule& rule,
+                                          std::span<int16_t> integers) = 0;
+
+  // Sets the codes of m on its grids, and the halves of the columns that it keeps.
+  virtual Status RoundToGrids(const FeedbackInput& feedback, AffineMatrix& m) = 0;
+};
+
+// The rule of RoundToGrids for one column that m does not keep.
+void RoundColumnToGrid(const ColumnTile& tile, AffineMatrix& m, float* target, float* rounded);
+
+// On the host, with RoundWithFeedback. The pool outlives it.
+std::unique_ptr<Rounder> MakeCpuRounder(ThreadPool& pool);
+// On the backend's device, else on the host. Both outlive it; the backend is used while a call
+// lasts, by one call at a time.
+std::unique_ptr<Rounder> MakeRounder(Backend& backend, ThreadPool& pool);
+
+}  // namespace cvxq
+
+#endif  // CVXQ_QUANT_ROUNDER_H_
