@@ -72,6 +72,10 @@ TEST(CudaGeometryTest, KeysAndQueriesSeeEachOther) {
         EXPECT_EQ(queries.begin, query_begin);
         EXPECT_EQ(queries.end, query_end);
       }
+    }
+  }
+}
+
 TEST(CudaGeometryTest, WavesTakeEachTileOnceAfterThoseItNeeds) {
   for (int64_t rows : {1, 2, 5}) {
     for (int64_t columns : {1, 3, 5}) {
@@ -108,6 +112,8 @@ TEST(CudaGeometryTest, PaddingOfHeads) {
   EXPECT_EQ(PaddedHeadDim(258), 0);
   EXPECT_EQ(PaddedTokens(0), 0);
   EXPECT_EQ(PaddedTokens(129), 256);
+}
+
 TEST(CudaGeometryTest, TilesOfTheTrellisFitEveryCard) {
   constexpr int64_t kShared = 99 << 10;  // compute capability 8.6 to 12.0
   constexpr int kClasses = 48;
