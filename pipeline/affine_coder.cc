@@ -162,8 +162,7 @@ class AffineCoder : public ModelCoder {
         return CodeAwq(input, moments->diagonal, exponent, clip, context.pool);
       }
       case CodecKind::kOwq:
-        return CodeOwq(input, moments->diagonal, *options_.bits, context.pool,
-                       *MakeCpuRounder(context.pool));
+        return CodeOwq(input, moments->diagonal, *options_.bits, context.pool, context.rounder);
       case CodecKind::kGptq: {
         std::vector<RowBlock> blocks;
         if (feedback_ == Feedback::kTwo) {
@@ -177,7 +176,7 @@ class AffineCoder : public ModelCoder {
         }
         return CodeGptq(input, blocks,
                         feedback_ == Feedback::kTwo ? GroupRange::kTrimmed : GroupRange::kReached,
-                        context.pool, *MakeCpuRounder(context.pool));
+                        context.pool, context.rounder);
       }
       default:
         return CodeRtn(input, context.pool);

@@ -63,7 +63,6 @@ void StartEntropyPlans(const ArchSpec& spec, std::vector<LinearPlan>& plans) {
 EntropyLinears::EntropyLinears(const StageContext& context, Feedback feedback)
     : context_(context),
       feedback_(feedback),
-      rounder_(MakeCpuRounder(context.pool)),
       known_(context.plans.size()),
       class_shift_(context.plans.size()) {
   StartEntropyPlans(context_.spec, context_.plans);
@@ -273,7 +272,8 @@ StatusOr<EntropyLinears::Outcome> EntropyLinears::CodeLinear(const EntropyOrder&
   }
   Outcome outcome;
   const double foreseen_class = MeanClass(codes);
-  CVXQ_ASSIGN_OR_RETURN(plan.distortion, CodeEntropy(linear->input, prices_, *rounder_, codes));
+  CVXQ_ASSIGN_OR_RETURN(plan.distortion,
+                        CodeEntropy(linear->input, prices_, context_.rounder, codes));
   AssignClasses(codes);
   if (order.tables != nullptr) {
     RefineClasses(codes, *order.tables);

@@ -60,7 +60,6 @@ class EntropyLinears : public BlockCoder {
 
   const StageContext& context_;
   const Feedback feedback_;
-  const std::unique_ptr<Rounder> rounder_;
   TrellisPrices prices_;
   // As it was coded last: of each plan, and of each block the counts.
   std::vector<Classes> known_;

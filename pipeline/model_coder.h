@@ -15,6 +15,7 @@
 #include "pipeline/linear_plan.h"
 #include "pipeline/packed_writer.h"
 #include "pipeline/quantize.h"
+#include "quant/rounder.h"
 #include "storage/checkpoint.h"
 #include "storage/spill_store.h"
 
@@ -44,6 +45,7 @@ struct StageContext {
   const ModelOutputs& outputs;
   const SpillStore& store;
   ThreadPool& pool;
+  Rounder& rounder;  // of the stage's backend
   std::vector<LinearPlan>& plans;
 };
 

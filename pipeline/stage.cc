@@ -80,6 +80,7 @@ Stage::Stage(const StageJob& job, const StagePlace& place, int threads, int64_t 
       memory_(memory),
       pool_(threads),
       backend_(std::move(backend)),
+      rounder_(MakeRounder(*backend_, pool_)),
       store_(job.spill_folder, memory / 2),
       own_plans_(PlansOf(job.files.spec, place.owned)),
       plans_(job.plans != nullptr ? *job.plans : own_plans_),
@@ -87,7 +88,7 @@ Stage::Stage(const StageJob& job, const StagePlace& place, int threads, int64_t 
                job.files.spec, gradients_,
                inputs_,        outputs_,
                store_,         pool_,
-               plans_},
+               *rounder_,      plans_},
       keeps_(job.state != nullptr),
       clock_(job.save_seconds) {}
 
@@ -125,10 +126,9 @@ class Stage::Saves : public GradientSaves {
   Status SaveBlock(int64_t waves, int64_t block, const std::vector<BlockGradients>& sums) {
     int64_t bytes = 0;
     for (const BlockGradients& part : sums) bytes += StateBytes(part);
-    CVXQ_ASSIGN_OR_RETURN(
-        const std::unique_ptr<ArchiveWriter> writer,
-        stage_.job_.state->Write(block, BlockPart::kSums, {.step = before_, .waves = waves},
-                                 bytes));
+    CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<ArchiveWriter> writer,
+                          stage_.job_.state->Write(block, BlockPart::kSums,
+                                                   {.step = before_, .waves = waves}, bytes));
     for (const BlockGradients& part : sums) CVXQ_RETURN_IF_ERROR(SaveGradients(part, *writer));
     Failpoint("sums-before-commit");
     return writer->Commit();
@@ -355,10 +355,10 @@ Status Stage::MoreGradients(const GradientPass& pass, int64_t step, Progress::Ph
   GradientRequest request{.partition = job_.options.partition, .layouts = &layouts};
   if (!job_.needs.group_gradients) request.layouts = nullptr;
   CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, LoadModel(pass.weights));
-  CVXQ_ASSIGN_OR_RETURN(ModelGradients found,
-                        CollectGradients(*model, job_.calibration, pass.options, request, progress,
-                                         &place_, &store_,
-                                         job_.state != nullptr ? &saves : nullptr));
+  CVXQ_ASSIGN_OR_RETURN(
+      ModelGradients found,
+      CollectGradients(*model, job_.calibration, pass.options, request, progress, &place_, &store_,
+                       job_.state != nullptr ? &saves : nullptr));
   const float share = 1.0f / static_cast<float>(pass.iteration + 1);
   for (LinearPlan& plan : plans_) {
     LinearGradients& of_plan = found[plan.block][static_cast<int>(plan.id)];

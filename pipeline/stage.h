@@ -113,6 +113,7 @@ class Stage {
   const int64_t memory_;
   ThreadPool pool_;
   std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Rounder> rounder_;
   SpillStore store_;
   std::vector<LinearPlan> own_plans_;
   std::vector<LinearPlan>& plans_;
