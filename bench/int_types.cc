@@ -1,7 +1,7 @@
 // The types of the safetensors formats: how fast matrices are coded with searched scales, and how
 // much error the search saves.
 //
-//   bench_int_types [ROWS COLUMNS]        512 x 4096
+//   bench_int_types [ROWS COLUMNS [TYPE]]        512 x 4096, all types
 //
 // For each type: million weights a second of one core (scales and nearest codes, in this thread's
 // own time), and the squared error against that with the scale that the largest weight asks for.
@@ -83,7 +83,7 @@ void Measure(const WeightType& type, const std::vector<float>& w, int64_t rows, 
   std::printf("\n");
 }
 
-void Run(int64_t rows, int64_t columns) {
+void Run(int64_t rows, int64_t columns, const std::string& only) {
   const std::vector<float> w = RandomWeights(rows * columns);
   for (const char* name : {"int2", "int3", "int4", "int5", "int6", "int7", "int8", "int2a", "int3a",
                            "int4a", "int8a"}) {
@@ -92,11 +92,13 @@ void Run(int64_t rows, int64_t columns) {
       parsed.group = group;
       const NamedIntSpec spec = SpecFor(parsed, group, columns, DType::kBF16);
       const auto layout = PackedIntLayout(spec);
+      if (!only.empty() && layout->type().name() != only) continue;
       Measure(layout->type(), w, rows, columns, RangeError(w, spec.spec));
     }
   }
   for (const auto& layout : {Fp8Layout(columns, DType::kBF16), Fp4Layout(Fp4Type::Kind::kNvfp4),
                              Fp4Layout(Fp4Type::Kind::kMxfp4)}) {
+    if (!only.empty() && layout->type().name() != only) continue;
     Measure(layout->type(), w, rows, columns, 0);
   }
 }
@@ -107,6 +109,6 @@ void Run(int64_t rows, int64_t columns) {
 int main(int argc, char** argv) {
   const int64_t rows = argc > 2 ? std::atoll(argv[1]) : 512;
   const int64_t columns = argc > 2 ? std::atoll(argv[2]) : 4096;
-  cvxq::Run(rows, columns);
+  cvxq::Run(rows, columns, argc > 3 ? argv[3] : "");
   return 0;
 }

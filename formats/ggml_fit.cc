@@ -48,7 +48,7 @@ std::map<int, Recipe> MakeRecipes() {
 
   ScaleSearch s = affine(3);  // q2_k
   s.sub = 16, s.subs = 16, s.least = 0, s.most = 15, s.most_offset = 15, s.rounds = 1;
-  r[10] = {s, Steps(2, 5, 20), {15, 14, 13}};
+  r[10] = {s, Steps(2, 5, 12), {15, 14, 13}};
   s = symmetric(-4, 3);  // q3_k
   s.sub = 16, s.subs = 16, s.least = -32, s.most = 31, s.rounds = 1;
   r[11] = {s, Both(Steps(2.2f, 6.5f, 10)), {-32, 31}};

@@ -144,25 +144,27 @@ IntFit IntSearch::Asymmetric(const float* x, const float* weight) {
   const float plain = width / top_;  // what no search would take
   IntFit fit{NearestScale((gain.v[start] > 0 ? scale.v[start] : plain) * unit_, scale_),
              static_cast<uint8_t>(zeros.v[start])};
-  // Four zero points about the best, each with four scales; then about the best of these, closer.
-  for (const int stride : {3 * Stride(), Stride()}) {
-    uint16_t beside[kEnds], scales[kIntLanes];
-    float near[kEnds];
-    for (int k = 0; k < kEnds; ++k) {
-      beside[k] = Beside(fit.scale, (k - 1) * stride, scale_);
-      near[k] = std::clamp(static_cast<float>(fit.zero + k - 1), 0.0f, top_);
-    }
-    for (int t = 0; t < kIntLanes; ++t) {
-      scales[t] = beside[t % kEnds];
-      zeros.v[t] = near[t / kEnds];
-    }
-    if (stride != Stride()) {
-      scales[kIntLanes - 1] = NearestScale(plain * unit_, scale_);
-      zeros.v[kIntLanes - 1] = std::nearbyint(-least / plain);
-    }
-    const int best = BestOf(scales, zeros);
-    fit = {scales[best], static_cast<uint8_t>(zeros.v[best])};
+  // Four zero points about the best, each with four scales, and what no search would take.
+  uint16_t beside[kEnds], scales[kIntLanes];
+  float near[kEnds];
+  for (int k = 0; k < kEnds; ++k) {
+    beside[k] = Beside(fit.scale, (k - 1) * 2 * Stride(), scale_);
+    near[k] = std::clamp(static_cast<float>(fit.zero + k - 1), 0.0f, top_);
   }
+  for (int t = 0; t < kIntLanes; ++t) {
+    scales[t] = beside[t % kEnds];
+    zeros.v[t] = near[t / kEnds];
+  }
+  scales[kIntLanes - 1] = NearestScale(plain * unit_, scale_);
+  zeros.v[kIntLanes - 1] = std::nearbyint(-least / plain);
+  const int best = BestOf(scales, zeros);
+  fit = {scales[best], static_cast<uint8_t>(zeros.v[best])};
+  // With the codes of the best, the scale of least squares is no worse: of those that are stored
+  // the nearest to it is no further away than theirs.
+  const float refitted =
+      RefitScale(x_.data(), weight_.data(), block_, ScaleValue(fit.scale, scale_) / unit_,
+                 -zeros.v[best], top_ - zeros.v[best]);
+  fit.scale = NearestScale(refitted * unit_, scale_);
   return fit;
 }
 

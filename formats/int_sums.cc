@@ -228,4 +228,28 @@ CVXQ_CPU_CLONES void SumErrors(const float* x, const float* weight, int64_t n, c
   *errors = sum;
 }
 
+CVXQ_CPU_CLONES float RefitScale(const float* x, const float* weight, int64_t n, float scale,
+                                 float low, float high) {
+  const float inverse = 1 / scale;
+  IntLanes qq, xq;
+  const int64_t whole = n / kIntLanes * kIntLanes;
+  for (int64_t c = 0; c < whole; c += kIntLanes) {
+    for (int t = 0; t < kIntLanes; ++t) {
+      const float code = CodeOf(x[c + t] * inverse, low, high);
+      const float weighted = weight[c + t] * code;
+      qq.v[t] += weighted * code;
+      xq.v[t] += weighted * x[c + t];
+    }
+  }
+  for (int64_t c = whole; c < n; ++c) {
+    const float code = CodeOf(x[c] * inverse, low, high);
+    const float weighted = weight[c] * code;
+    qq.v[0] += weighted * code;
+    xq.v[0] += weighted * x[c];
+  }
+  const auto add = [](float a, float b) __attribute__((always_inline)) { return a + b; };
+  const float squares = Fold(qq, add), products = Fold(xq, add);
+  return squares > 0 && products > 0 ? products / squares : scale;
+}
+
 }  // namespace cvxq

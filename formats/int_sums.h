@@ -47,6 +47,11 @@ void SolveAsymmetric(const float* x, const float* weight, int64_t n, const IntMo
 void SumErrors(const float* x, const float* weight, int64_t n, const uint16_t* bits, DType dtype,
                float per_unit, const IntLanes& low, const IntLanes& high, IntLanes* errors);
 
+// The scale of least squares for the codes round(x / scale) within [low, high]; `scale` itself
+// where all of these are 0.
+float RefitScale(const float* x, const float* weight, int64_t n, float scale, float low,
+                 float high);
+
 }  // namespace cvxq
 
 #endif  // CVXQ_FORMATS_INT_SUMS_H_
