@@ -7,7 +7,6 @@
 // only; attention, norms, activations and conversions are ours besides. Ours and oneDNN's take
 // turns; the least time of each counts.
 #include <algorithm>
-#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -42,34 +41,19 @@ double OneDnn(Backend& backend, int threads, LlamaBlock& block, LinearId id, int
 void Run(int threads, int64_t tokens, int rounds) {
   const std::unique_ptr<Backend> backend = MakeCpuBackend(threads);
   LlamaBlock block(*backend, tokens);
-  double forward = 1e30, backward = 1e30;
-  std::array<std::array<double, 3>, LlamaBlock::kKinds.size()> seconds;  // by kind, by product
-  for (auto& kind : seconds) kind.fill(1e30);
-  for (int round = 0; round < rounds; ++round) {
-    forward = std::min(forward, block.Forward());
-    backward = std::min(backward, block.Backward());
-    for (size_t i = 0; i < seconds.size(); ++i) {
-      for (int which = 0; which < 3; ++which) {
-        seconds[i][which] = std::min(
-            seconds[i][which], OneDnn(*backend, threads, block, LlamaBlock::kKinds[i].id, which));
-      }
-    }
-  }
-  double onednn = 0;
-  for (size_t i = 0; i < seconds.size(); ++i) {
-    const LlamaBlock::Kind& kind = LlamaBlock::kKinds[i];
-    onednn += kind.forward * seconds[i][0] + kind.linears * (seconds[i][1] + seconds[i][2]);
-  }
-  const double ours = forward + backward, work = block.Operations() * 1e-9;
+  const LlamaBlock::Times times = block.TakeTurns(
+      rounds, [&](LinearId id, int which) { return OneDnn(*backend, threads, block, id, which); });
+  const double work = block.Operations() * 1e-9;
   std::printf("%s, %s, %d threads, one block of Llama-2-7B, %ld tokens, %.0f GFLOP\n",
               backend->numerics_class().c_str(), std::string(Name(block.compute())).c_str(),
               threads, static_cast<long>(tokens), work);
-  std::printf("%-40s %7.2f s %7.0f GFLOPS\n", "oneDNN, products of the linears", onednn,
-              work / onednn);
-  std::printf("%-40s %7.2f s %7.0f GFLOPS\n", "cvxq, the whole pass", ours, work / ours);
-  std::printf("%-40s %7.2f s\n", "  forward", forward);
-  std::printf("%-40s %7.2f s\n", "  forward again, backward, squares", backward);
-  std::printf("ratio %.2f\n", onednn / ours);
+  std::printf("%-40s %7.2f s %7.0f GFLOPS\n", "oneDNN, products of the linears", times.products,
+              work / times.products);
+  std::printf("%-40s %7.2f s %7.0f GFLOPS\n", "cvxq, the whole pass", times.pass(),
+              work / times.pass());
+  std::printf("%-40s %7.2f s\n", "  forward", times.forward);
+  std::printf("%-40s %7.2f s\n", "  forward again, backward, squares", times.backward);
+  std::printf("ratio %.2f\n", times.products / times.pass());
 }
 
 }  // namespace

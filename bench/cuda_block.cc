@@ -7,7 +7,6 @@
 // linears only, whole gradients with them; attention, norms, activations, conversions and sums of
 // squares are ours besides. Ours and cuBLASLt's take turns; the least time of each counts.
 #include <algorithm>
-#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -49,35 +48,21 @@ Status Run(int64_t tokens, int rounds) {
                         cuda::Products::Make(*device));
   LlamaBlock block(*backend, tokens);
   CVXQ_RETURN_IF_ERROR(backend->Synchronize());
-  double forward = 1e30, backward = 1e30;
-  std::array<std::array<double, 3>, LlamaBlock::kKinds.size()> seconds;  // by kind, by product
-  for (auto& kind : seconds) kind.fill(1e30);
-  for (int round = 0; round < rounds; ++round) {
-    forward = std::min(forward, block.Forward());
-    backward = std::min(backward, block.Backward());
-    for (size_t i = 0; i < seconds.size(); ++i) {
-      for (int which = 0; which < 3; ++which) {
-        seconds[i][which] = std::min(seconds[i][which], CublasLt(*device, *products, block,
-                                                                 LlamaBlock::kKinds[i].id, which));
-      }
-    }
-  }
+  const LlamaBlock::Times times = block.TakeTurns(rounds, [&](LinearId id, int which) {
+    return CublasLt(*device, *products, block, id, which);
+  });
   CVXQ_RETURN_IF_ERROR(backend->Synchronize());
   CVXQ_RETURN_IF_ERROR(device->Synchronize());
-  double alone = 0;
-  for (size_t i = 0; i < seconds.size(); ++i) {
-    const LlamaBlock::Kind& kind = LlamaBlock::kKinds[i];
-    alone += kind.forward * seconds[i][0] + kind.linears * (seconds[i][1] + seconds[i][2]);
-  }
-  const double ours = forward + backward, work = block.Operations() * 1e-12;
+  const double work = block.Operations() * 1e-12;
   std::printf("%s, %s, one block of Llama-2-7B, %ld tokens, %.2f TFLOP\n", device->name().c_str(),
               backend->numerics_class().c_str(), static_cast<long>(tokens), work);
-  std::printf("%-40s %8.3f ms %7.1f TFLOPS\n", "cuBLASLt, products of the linears", alone * 1e3,
-              work / alone);
-  std::printf("%-40s %8.3f ms %7.1f TFLOPS\n", "cvxq, the whole pass", ours * 1e3, work / ours);
-  std::printf("%-40s %8.3f ms\n", "  forward", forward * 1e3);
-  std::printf("%-40s %8.3f ms\n", "  forward again, backward, squares", backward * 1e3);
-  std::printf("ratio %.2f, asked .55\n", alone / ours);
+  std::printf("%-40s %8.3f ms %7.1f TFLOPS\n", "cuBLASLt, products of the linears",
+              times.products * 1e3, work / times.products);
+  std::printf("%-40s %8.3f ms %7.1f TFLOPS\n", "cvxq, the whole pass", times.pass() * 1e3,
+              work / times.pass());
+  std::printf("%-40s %8.3f ms\n", "  forward", times.forward * 1e3);
+  std::printf("%-40s %8.3f ms\n", "  forward again, backward, squares", times.backward * 1e3);
+  std::printf("ratio %.2f, asked .55\n", times.products / times.pass());
   return absl::OkStatus();
 }
 

@@ -77,6 +77,33 @@ class LlamaBlock {
     });
   }
 
+  // Least seconds of several turns: of the pass's two halves, and of what a library alone takes for
+  // the products of its linears.
+  struct Times {
+    double forward = 1e30, backward = 1e30, products = 0;
+    double pass() const { return forward + backward; }
+  };
+  // `product(id, which)`: seconds of y = x W^T (0), gx = gy W (1) or the gradient gy^T x (2).
+  Times TakeTurns(int rounds, const std::function<double(LinearId id, int which)>& product) {
+    Times times;
+    std::array<std::array<double, 3>, kKinds.size()> seconds;
+    for (auto& kind : seconds) kind.fill(1e30);
+    for (int round = 0; round < rounds; ++round) {
+      times.forward = std::min(times.forward, Forward());
+      times.backward = std::min(times.backward, Backward());
+      for (size_t i = 0; i < kKinds.size(); ++i) {
+        for (int which = 0; which < 3; ++which) {
+          seconds[i][which] = std::min(seconds[i][which], product(kKinds[i].id, which));
+        }
+      }
+    }
+    for (size_t i = 0; i < kKinds.size(); ++i) {
+      times.products +=
+          kKinds[i].forward * seconds[i][0] + kKinds[i].linears * (seconds[i][1] + seconds[i][2]);
+    }
+    return times;
+  }
+
   // Floating-point operations of all products of the linears in a pass.
   double Operations() const {
     double operations = 0;

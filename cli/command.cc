@@ -31,13 +31,17 @@ void Command::AddThreads(CLI::App* command, int& threads) {
 }
 
 void Command::AddBackend(CLI::App* command, BackendKind& backend) {
-  static const auto* const kinds = new std::map<std::string, BackendKind>{
-      {"auto", BackendKind::kAuto}, {"cpu", BackendKind::kCpu}, {"cuda", BackendKind::kCuda}};
+  AddChoice<BackendKind>(
+      command, "--backend", backend,
+      {{"auto", BackendKind::kAuto}, {"cpu", BackendKind::kCpu}, {"cuda", BackendKind::kCuda}},
+      "auto (default: the GPU where there is one), cpu or cuda");
+}
+
+void Command::AddSource(CLI::App* command, std::string& model, std::string& output) {
   command
-      ->add_option_function<std::string>(
-          "--backend", [&backend](const std::string& name) { backend = kinds->at(name); },
-          "auto (default: the GPU where there is one), cpu or cuda")
-      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+      ->add_option("MODEL", model, "Checkpoint (Hugging Face layout): folder or s3://BUCKET/PREFIX")
+      ->required();
+  command->add_option("-o,--output", output, "Folder or s3://BUCKET/PREFIX to make")->required();
 }
 
 CLI::Validator NotNegative() {

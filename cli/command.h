@@ -3,7 +3,10 @@
 #define CVXQ_CLI_COMMAND_H_
 
 #include <CLI/CLI.hpp>
+#include <map>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "base/progress.h"
 #include "base/status.h"
@@ -33,6 +36,21 @@ class Command {
   static void AddThreads(CLI::App* command, int& threads);
   // Adds --backend.
   static void AddBackend(CLI::App* command, BackendKind& backend);
+  // Adds MODEL and -o, of a command that makes a model from a checkpoint.
+  static void AddSource(CLI::App* command, std::string& model, std::string& output);
+  // A flag that takes one of a few names; Target is T or std::optional<T>.
+  template <typename T, typename Target>
+  static CLI::Option* AddChoice(CLI::App* command, const std::string& flag, Target& target,
+                                const std::map<std::string, T>& names,
+                                const std::string& description) {
+    std::vector<std::string> allowed;
+    for (const auto& [name, value] : names) allowed.push_back(name);
+    return command
+        ->add_option_function<std::string>(
+            flag, [&target, names](const std::string& name) { target = names.at(name); },
+            description)
+        ->check(CLI::IsMember(allowed));
+  }
   // Progress on standard error as the flags ask.
   ProgressMode progress_mode() const { return ChooseProgressMode(common.quiet); }
 };

@@ -16,17 +16,13 @@ class ExportCommand : public Command {
     CLI::App* command =
         Declare(app, "export", "Write a model that other engines load, at an exact size",
                 "cvxq export models/llama --format gguf --size 4.2GB -o llama-gguf");
-    command
-        ->add_option("MODEL", options_.model,
-                     "Checkpoint (Hugging Face layout): folder or s3://BUCKET/PREFIX")
-        ->required();
-    command->add_option("-o,--output", options_.output, "Folder or s3://BUCKET/PREFIX to make")
-        ->required();
-    command
-        ->add_option_function<std::string>(
-            "--format", [this](const std::string& name) { options_.format = kFormats.at(name); },
-            "gguf (llama.cpp), compressed-tensors (vLLM), gptq, awq")
-        ->check(CLI::IsMember({"gguf", "compressed-tensors", "gptq", "awq"}))
+    AddSource(command, options_.model, options_.output);
+    AddChoice<ExportFormatKind>(command, "--format", options_.format,
+                                {{"gguf", ExportFormatKind::kGguf},
+                                 {"compressed-tensors", ExportFormatKind::kCompressedTensors},
+                                 {"gptq", ExportFormatKind::kGptq},
+                                 {"awq", ExportFormatKind::kAwq}},
+                                "gguf (llama.cpp), compressed-tensors (vLLM), gptq, awq")
         ->required();
     command->add_option("--bits", options_.bits,
                         "Bits a weight of the matrices that have a choice, scales included");
@@ -96,12 +92,6 @@ class ExportCommand : public Command {
   }
 
  private:
-  static inline const std::map<std::string, ExportFormatKind> kFormats = {
-      {"gguf", ExportFormatKind::kGguf},
-      {"compressed-tensors", ExportFormatKind::kCompressedTensors},
-      {"gptq", ExportFormatKind::kGptq},
-      {"awq", ExportFormatKind::kAwq}};
-
   void Print(const ExportReport& report) const {
     std::printf("%s\n  %s, %.4f bits a weight, %s\n", report.output.c_str(), report.format.c_str(),
                 report.bits_per_weight, FormatBytes(report.file_bytes).c_str());

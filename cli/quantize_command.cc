@@ -19,34 +19,29 @@ class QuantizeCommand : public Command {
     CLI::App* command =
         Declare(app, "quantize", "Compress a checkpoint to a size or a number of bits a weight",
                 "cvxq quantize models/llama --bits 3 -o llama-3bit");
-    command
-        ->add_option("MODEL", options_.model,
-                     "Checkpoint (Hugging Face layout): folder or s3://BUCKET/PREFIX")
-        ->required();
-    command->add_option("-o,--output", options_.output, "Folder or s3://BUCKET/PREFIX to make")
-        ->required();
+    AddSource(command, options_.model, options_.output);
     command->add_option("--bits", options_.bits, "Bits a quantised weight, all bytes counted");
     command->add_option("--size", size_, "Bytes of the whole output: 700MB, 1.5GiB");
     command->add_flag("--nominal", options_.nominal, "--bits counts codes only, as papers do");
     command->add_flag("--overwrite", options_.overwrite, "Replace an existing output folder");
-    Choice<CodecKind>(command, "--codec", options_.codec,
-                      {{"companded", CodecKind::kCompanded},
-                       {"lloyd", CodecKind::kLloyd},
-                       {"entropy", CodecKind::kEntropy},
-                       {"rtn", CodecKind::kRtn},
-                       {"gptq", CodecKind::kGptq},
-                       {"awq", CodecKind::kAwq},
-                       {"owq", CodecKind::kOwq}},
-                      "How weights are coded (default entropy)");
-    Choice<Objective>(
+    AddChoice<CodecKind>(command, "--codec", options_.codec,
+                         {{"companded", CodecKind::kCompanded},
+                          {"lloyd", CodecKind::kLloyd},
+                          {"entropy", CodecKind::kEntropy},
+                          {"rtn", CodecKind::kRtn},
+                          {"gptq", CodecKind::kGptq},
+                          {"awq", CodecKind::kAwq},
+                          {"owq", CodecKind::kOwq}},
+                         "How weights are coded (default entropy)");
+    AddChoice<Objective>(
         command, "--objective", options_.objective,
         {{"fisher", Objective::kFisher}, {"hidden", Objective::kHidden}},
         "What is kept: the output distribution (fisher) or the final hidden states (hidden)");
-    Choice<Estimator>(command, "--estimator", options_.estimator,
-                      {{"labels", Estimator::kLabels},
-                       {"signs", Estimator::kSigns},
-                       {"tokens", Estimator::kTokens}},
-                      "How gradients are sampled (default labels for fisher, signs for hidden)");
+    AddChoice<Estimator>(command, "--estimator", options_.estimator,
+                         {{"labels", Estimator::kLabels},
+                          {"signs", Estimator::kSigns},
+                          {"tokens", Estimator::kTokens}},
+                         "How gradients are sampled (default labels for fisher, signs for hidden)");
     command
         ->add_option("--stride", options_.stride,
                      "Tokens between those that --estimator tokens takes")
@@ -69,7 +64,7 @@ class QuantizeCommand : public Command {
         ->add_option("--iterations", options_.iterations,
                      "Rounds of gradients, allocation and coding, as the papers do")
         ->capture_default_str();
-    Choice<Partition>(
+    AddChoice<Partition>(
         command, "--partition", options_.partition,
         {{"columns", Partition::kColumns}, {"rows", Partition::kRows}},
         "Groups are one column of a cluster of rows, or one row of a cluster of columns");
@@ -78,7 +73,7 @@ class QuantizeCommand : public Command {
         ->add_option("--group", options_.group,
                      "Columns that share a scale (codecs rtn, gptq, awq, owq)")
         ->capture_default_str();
-    Choice<Feedback>(
+    AddChoice<Feedback>(
         command, "--feedback", options_.feedback,
         {{"none", Feedback::kNone}, {"one", Feedback::kOne}, {"two", Feedback::kTwo}},
         "Error feedback: over columns (one), over rows too (two; default of entropy and lloyd)");
@@ -91,7 +86,7 @@ class QuantizeCommand : public Command {
                      "Epochs of fitting norms and biases to the coded matrices")
         ->capture_default_str()
         ->check(NotNegative());
-    Choice<ComputeKind>(
+    AddChoice<ComputeKind>(
         command, "--compute", options_.compute,
         {{"auto", ComputeKind::kAuto}, {"fp32", ComputeKind::kF32}, {"bf16", ComputeKind::kBF16}},
         "Arithmetic of the statistics");
@@ -149,19 +144,6 @@ class QuantizeCommand : public Command {
   }
 
  private:
-  // A flag that takes one of a few names; Target is T or std::optional<T>.
-  template <typename T, typename Target>
-  static void Choice(CLI::App* command, const std::string& flag, Target& target,
-                     const std::map<std::string, T>& names, const std::string& description) {
-    std::vector<std::string> allowed;
-    for (const auto& [name, value] : names) allowed.push_back(name);
-    command
-        ->add_option_function<std::string>(
-            flag, [&target, names](const std::string& name) { target = names.at(name); },
-            description)
-        ->check(CLI::IsMember(allowed));
-  }
-
   void Print(const QuantizeReport& report) const {
     std::printf("%s\n  %.4f bits a weight (%.4f codes), %s on disk, %.3f bits a parameter\n",
                 report.output.c_str(), report.bits_per_weight, report.nominal_bits_per_weight,

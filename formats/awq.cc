@@ -32,28 +32,17 @@ int64_t AwqBytes(const IntSpec& spec, int64_t rows, int64_t columns) {
 
 class AwqFormat : public SafetensorsFormat {
  public:
-  static StatusOr<std::unique_ptr<ExportFormat>> Make(const Checkpoint& checkpoint,
-                                                      const ArchSpec& spec,
-                                                      const ExportFormatOptions& options) {
-    std::unique_ptr<AwqFormat> format(new AwqFormat(checkpoint, spec, options));
-    CVXQ_RETURN_IF_ERROR(format->FindMatrices());
-    CVXQ_RETURN_IF_ERROR(format->ReadMenu());
-    format->TieFused();
-    for (ExportMatrix& matrix : format->matrices_) {
-      if (matrix.role == ExportMatrix::Role::kLinear) format->FillTypes(matrix);
-    }
-    return format;
-  }
-
-  std::string name() const override { return "awq"; }
-
- protected:
   AwqFormat(const Checkpoint& checkpoint, const ArchSpec& spec, const ExportFormatOptions& options)
       : SafetensorsFormat(checkpoint, spec, options),
         type_("int4a",
               {.bits = kBits, .symmetric = false, .group = options.group, .scale = DType::kF16},
               AwqBytes) {}
 
+  std::string name() const override { return "awq"; }
+
+ protected:
+  Status ReadMenu() override;
+  Status FillTypes(ExportMatrix& matrix) override;
   std::vector<TensorEntry> Tensors(const ExportMatrix& matrix,
                                    const WeightType& type) const override;
   Status AppendTensors(const GridMatrix& grid,
@@ -61,9 +50,6 @@ class AwqFormat : public SafetensorsFormat {
   ordered_json Config(const std::vector<const WeightType*>& choice) const override;
 
  private:
-  Status ReadMenu();
-  void FillTypes(ExportMatrix& matrix);
-
   const IntType type_;
   bool int4_ = false, dense_ = false;
 };
@@ -88,7 +74,7 @@ Status AwqFormat::ReadMenu() {
   return absl::OkStatus();
 }
 
-void AwqFormat::FillTypes(ExportMatrix& matrix) {
+Status AwqFormat::FillTypes(ExportMatrix& matrix) {
   std::vector<const WeightType*> types;
   std::set<std::string> reasons;
   if (int4_ && matrix.rows % kAwqWord == 0 && type_.Fits(matrix.columns)) {
@@ -101,6 +87,7 @@ void AwqFormat::FillTypes(ExportMatrix& matrix) {
   }
   if (dense_) types.push_back(Dense(StoredType(matrix)));
   SetTypes(types, reasons, matrix);
+  return absl::OkStatus();
 }
 
 std::vector<TensorEntry> AwqFormat::Tensors(const ExportMatrix& matrix, const WeightType&) const {
@@ -149,7 +136,9 @@ ordered_json AwqFormat::Config(const std::vector<const WeightType*>& choice) con
 
 StatusOr<std::unique_ptr<ExportFormat>> MakeAwq(const Checkpoint& checkpoint, const ArchSpec& spec,
                                                 const ExportFormatOptions& options) {
-  return AwqFormat::Make(checkpoint, spec, options);
+  auto format = std::make_unique<AwqFormat>(checkpoint, spec, options);
+  CVXQ_RETURN_IF_ERROR(format->Prepare());
+  return format;
 }
 
 }  // namespace cvxq

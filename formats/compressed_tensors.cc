@@ -23,26 +23,14 @@ constexpr std::string_view kFp8 = "fp8", kNvfp4 = "nvfp4", kMxfp4 = "mxfp4", kDe
 
 class CompressedTensorsFormat : public SafetensorsFormat {
  public:
-  static StatusOr<std::unique_ptr<ExportFormat>> Make(const Checkpoint& checkpoint,
-                                                      const ArchSpec& spec,
-                                                      const ExportFormatOptions& options) {
-    std::unique_ptr<CompressedTensorsFormat> format(
-        new CompressedTensorsFormat(checkpoint, spec, options));
-    CVXQ_RETURN_IF_ERROR(format->FindMatrices());
-    CVXQ_RETURN_IF_ERROR(format->ReadMenu());
-    if (format->vllm_) format->TieFused();
-    for (ExportMatrix& matrix : format->matrices_) {
-      if (matrix.role != ExportMatrix::Role::kLinear) continue;
-      CVXQ_RETURN_IF_ERROR(format->FillTypes(matrix));
-    }
-    return format;
-  }
+  using SafetensorsFormat::SafetensorsFormat;
 
   std::string name() const override { return "compressed-tensors"; }
 
  protected:
-  using SafetensorsFormat::SafetensorsFormat;
-
+  Status ReadMenu() override;
+  Status FillTypes(ExportMatrix& matrix) override;
+  bool ties_fused() const override { return vllm_; }
   std::vector<TensorEntry> Tensors(const ExportMatrix& matrix,
                                    const WeightType& type) const override {
     return layouts_.at(&type)->Tensors(matrix.name, matrix.rows, matrix.columns);
@@ -54,16 +42,13 @@ class CompressedTensorsFormat : public SafetensorsFormat {
   ordered_json Config(const std::vector<const WeightType*>& choice) const override;
 
  private:
-  Status ReadMenu();
-  Status FillTypes(ExportMatrix& matrix);
   // The type of the menu for a matrix; nullptr where it cannot have it. Adds what is to be told.
   StatusOr<const WeightType*> TypeFor(const std::string& name, const ExportMatrix& matrix,
                                       std::set<std::string>& reasons);
   const WeightType* Keep(const std::string& key,
                          const std::function<std::unique_ptr<CompressedLayout>()>& make);
-  // Why vLLM has no kernel for a matrix of this shape, or for integers; empty if it has.
-  std::string VllmRefuses(const ExportMatrix& matrix) const;
-  std::string VllmRefuses(const NamedIntSpec& named) const;
+  // Why vLLM has no kernel for a matrix of this shape and type of the menu; empty if it has.
+  std::string VllmRefuses(const ExportMatrix& matrix, const std::string& name) const;
   // The matrices that are computed as one with this one, itself included.
   std::vector<const ExportMatrix*> TiedWith(const ExportMatrix& matrix) const;
   StatusOr<float> Largest(const ExportMatrix& matrix) const;  // |w| of all tied
@@ -129,17 +114,17 @@ StatusOr<float> CompressedTensorsFormat::Largest(const ExportMatrix& matrix) con
   return largest;
 }
 
-std::string CompressedTensorsFormat::VllmRefuses(const ExportMatrix& matrix) const {
-  constexpr int64_t kMultiple = 32;  // of its CPU kernels; those for GPUs pad
-  if (matrix.rows % kMultiple == 0 && matrix.columns % kMultiple == 0) return "";
-  return absl::StrCat("vLLM's kernels want multiples of ", kMultiple, " rows and columns, not ",
+std::string CompressedTensorsFormat::VllmRefuses(const ExportMatrix& matrix,
+                                                 const std::string& name) const {
+  const std::optional<IntName> integer = ParseIntName(name);
+  if (integer && integer->bits != 4 && !(integer->bits == 8 && integer->symmetric)) {
+    return absl::StrCat("vLLM has no kernel for ", name);
+  }
+  // Of its CPU kernels; those for GPUs pad.
+  const int64_t multiple = integer && !integer->symmetric ? 128 : 32;
+  if (matrix.rows % multiple == 0 && matrix.columns % multiple == 0) return "";
+  return absl::StrCat("vLLM's kernels want multiples of ", multiple, " rows and columns, not ",
                       matrix.rows, " and ", matrix.columns);
-}
-
-std::string CompressedTensorsFormat::VllmRefuses(const NamedIntSpec& named) const {
-  const IntSpec& spec = named.spec;
-  const bool known = spec.bits == 4 || (spec.bits == 8 && spec.symmetric);
-  return known ? "" : absl::StrCat("vLLM has no kernel for ", named.name);
 }
 
 StatusOr<const WeightType*> CompressedTensorsFormat::TypeFor(const std::string& name,
@@ -153,18 +138,12 @@ StatusOr<const WeightType*> CompressedTensorsFormat::TypeFor(const std::string& 
   }
   // A model in F32 has its scales in F16.
   const DType scale = stored == DType::kBF16 ? DType::kBF16 : DType::kF16;
-  if (vllm_) {
-    if (std::string reason = VllmRefuses(matrix); !reason.empty()) {
-      reasons.insert(std::move(reason));
-      return nullptr;
-    }
+  if (std::string reason = vllm_ ? VllmRefuses(matrix, name) : ""; !reason.empty()) {
+    reasons.insert(std::move(reason));
+    return nullptr;
   }
   if (const std::optional<IntName> integer = ParseIntName(name)) {
     const NamedIntSpec named = SpecFor(*integer, options_.group, matrix.columns, scale);
-    if (std::string reason = vllm_ ? VllmRefuses(named) : ""; !reason.empty()) {
-      reasons.insert(std::move(reason));
-      return nullptr;
-    }
     NoteWholeRows(integer->group.value_or(options_.group), named, matrix.columns, reasons);
     return Keep(absl::StrCat(named.name, ",", named.spec.group),
                 [&] { return PackedIntLayout(named); });
@@ -247,7 +226,9 @@ ordered_json CompressedTensorsFormat::Config(const std::vector<const WeightType*
 StatusOr<std::unique_ptr<ExportFormat>> MakeCompressedTensors(const Checkpoint& checkpoint,
                                                               const ArchSpec& spec,
                                                               const ExportFormatOptions& options) {
-  return CompressedTensorsFormat::Make(checkpoint, spec, options);
+  auto format = std::make_unique<CompressedTensorsFormat>(checkpoint, spec, options);
+  CVXQ_RETURN_IF_ERROR(format->Prepare());
+  return format;
 }
 
 }  // namespace cvxq

@@ -57,10 +57,6 @@ class GgufWeights final : public WeightSource {
   explicit GgufWeights(std::shared_ptr<const GgufModel> model) : model_(std::move(model)) {}
   std::optional<TensorInfo> Describe(const std::string& name) const override;
   StatusOr<HostTensor> Dense(const std::string& name) const override;
-  bool IsPacked(const std::string&) const override { return false; }
-  StatusOr<std::shared_ptr<const LinearCodes>> Packed(const std::string&) const override {
-    return std::shared_ptr<const LinearCodes>();
-  }
   void Release(const std::string& name) const override;
 
  private:

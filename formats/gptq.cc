@@ -31,24 +31,13 @@ int64_t GptqBytes(const IntSpec& spec, int64_t rows, int64_t columns) {
 
 class GptqFormat : public SafetensorsFormat {
  public:
-  static StatusOr<std::unique_ptr<ExportFormat>> Make(const Checkpoint& checkpoint,
-                                                      const ArchSpec& spec,
-                                                      const ExportFormatOptions& options) {
-    std::unique_ptr<GptqFormat> format(new GptqFormat(checkpoint, spec, options));
-    CVXQ_RETURN_IF_ERROR(format->FindMatrices());
-    CVXQ_RETURN_IF_ERROR(format->ReadMenu());
-    format->TieFused();
-    for (ExportMatrix& matrix : format->matrices_) {
-      if (matrix.role == ExportMatrix::Role::kLinear) format->FillTypes(matrix);
-    }
-    return format;
-  }
+  using SafetensorsFormat::SafetensorsFormat;
 
   std::string name() const override { return "gptq"; }
 
  protected:
-  using SafetensorsFormat::SafetensorsFormat;
-
+  Status ReadMenu() override;
+  Status FillTypes(ExportMatrix& matrix) override;
   std::vector<TensorEntry> Tensors(const ExportMatrix& matrix,
                                    const WeightType& type) const override;
   Status AppendTensors(const GridMatrix& grid,
@@ -58,9 +47,6 @@ class GptqFormat : public SafetensorsFormat {
       const std::vector<const WeightType*>& choice) const override;
 
  private:
-  Status ReadMenu();
-  void FillTypes(ExportMatrix& matrix);
-
   bool dense_ = false;
   std::vector<IntName> integers_;
   std::map<std::pair<std::string, int64_t>, std::unique_ptr<IntType>> types_;  // by name, group
@@ -92,7 +78,7 @@ Status GptqFormat::ReadMenu() {
   return absl::OkStatus();
 }
 
-void GptqFormat::FillTypes(ExportMatrix& matrix) {
+Status GptqFormat::FillTypes(ExportMatrix& matrix) {
   std::vector<const WeightType*> types;
   std::set<std::string> reasons;
   for (const IntName& integer : integers_) {
@@ -109,6 +95,7 @@ void GptqFormat::FillTypes(ExportMatrix& matrix) {
   }
   if (dense_) types.push_back(Dense(StoredType(matrix)));
   SetTypes(types, reasons, matrix);
+  return absl::OkStatus();
 }
 
 std::vector<TensorEntry> GptqFormat::Tensors(const ExportMatrix& matrix,
@@ -209,7 +196,9 @@ std::map<std::string, std::string> GptqFormat::MoreFiles(
 
 StatusOr<std::unique_ptr<ExportFormat>> MakeGptq(const Checkpoint& checkpoint, const ArchSpec& spec,
                                                  const ExportFormatOptions& options) {
-  return GptqFormat::Make(checkpoint, spec, options);
+  auto format = std::make_unique<GptqFormat>(checkpoint, spec, options);
+  CVXQ_RETURN_IF_ERROR(format->Prepare());
+  return format;
 }
 
 }  // namespace cvxq

@@ -37,6 +37,16 @@ DType SafetensorsFormat::StoredType(const ExportMatrix& matrix) const {
   return checkpoint_.Find(matrix.name + ".weight")->dtype;
 }
 
+Status SafetensorsFormat::Prepare() {
+  CVXQ_RETURN_IF_ERROR(FindMatrices());
+  CVXQ_RETURN_IF_ERROR(ReadMenu());
+  if (ties_fused()) TieFused();
+  for (ExportMatrix& matrix : matrices_) {
+    if (matrix.role == ExportMatrix::Role::kLinear) CVXQ_RETURN_IF_ERROR(FillTypes(matrix));
+  }
+  return absl::OkStatus();
+}
+
 Status SafetensorsFormat::FindMatrices() {
   using Role = ExportMatrix::Role;
   for (int64_t block = 0; block < spec_.layers; ++block) {

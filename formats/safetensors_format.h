@@ -19,18 +19,25 @@ namespace cvxq {
 
 class SafetensorsFormat : public ExportFormat {
  public:
+  SafetensorsFormat(const Checkpoint& checkpoint, const ArchSpec& spec,
+                    const ExportFormatOptions& options)
+      : checkpoint_(checkpoint), spec_(spec), options_(options) {}
+
+  // Finds the matrices and what each may be; before anything else. The errors of MakeGptq.
+  Status Prepare();
   int64_t TotalBytes(const std::vector<const WeightType*>& choice) const override;
   Status Write(const std::vector<const WeightType*>& choice,
                const std::function<StatusOr<ExportedMatrix>(size_t index)>& matrix,
                const std::string& folder) override;
 
  protected:
-  SafetensorsFormat(const Checkpoint& checkpoint, const ArchSpec& spec,
-                    const ExportFormatOptions& options)
-      : checkpoint_(checkpoint), spec_(spec), options_(options) {}
-  // Finds the matrices: the linears, then embedding and head, which have their own type alone.
-  // Those of linears are left to be filled. kDataLoss where one is missing.
-  Status FindMatrices();
+  // Reads the options, before any matrix is filled.
+  virtual Status ReadMenu() = 0;
+  // Gives a linear its types, by SetTypes.
+  virtual Status FillTypes(ExportMatrix& matrix) = 0;
+  // Whether q, k and v, and gate and up, must share a type, for engines that compute them as one.
+  virtual bool ties_fused() const { return true; }
+
   // The type of tensors that stay as they are in the checkpoint.
   const WeightType* Dense(DType dtype) const;
   // Of a matrix in the checkpoint.
@@ -38,8 +45,6 @@ class SafetensorsFormat : public ExportFormat {
 
   // kInvalidArgument for an engine that is none of these, or a group that nothing takes.
   Status CheckOptions(const std::vector<std::string>& engines) const;
-  // Ties q, k and v, and gate and up, as engines do that compute them as one.
-  void TieFused();
   // Makes these the matrix's types, cheapest first, or its own type where there are none; and tells
   // the reasons for what is not among them.
   void SetTypes(const std::vector<const WeightType*>& types, const std::set<std::string>& reasons,
@@ -63,6 +68,10 @@ class SafetensorsFormat : public ExportFormat {
 
  private:
   using Matrix = std::function<StatusOr<ExportedMatrix>(size_t index)>;
+  // The linears, then embedding and head, which have their own type alone. Those of linears are
+  // left to be filled. kDataLoss where one is missing.
+  Status FindMatrices();
+  void TieFused();
   SafetensorsFolder Draw(const std::vector<const WeightType*>& choice, const Matrix& matrix) const;
 
   std::map<std::string, int64_t> companions_;

@@ -130,12 +130,6 @@ StatusOr<HostTensor> DenseWeights::Dense(const std::string& name) const {
   return checkpoint_->Get(name);
 }
 
-StatusOr<std::shared_ptr<const LinearCodes>> DenseWeights::Packed(const std::string&) const {
-  return std::shared_ptr<const LinearCodes>();
-}
-
-bool DenseWeights::IsPacked(const std::string&) const { return false; }
-
 void DenseWeights::Release(const std::string& name) const { checkpoint_->Release(name); }
 
 void AdaptNames(const WeightSource& source, ArchSpec& spec) {

@@ -31,9 +31,12 @@ class WeightSource {
   // names it.
   virtual Status Verify(const std::string&) const { return absl::OkStatus(); }
   // Whether Packed gives a matrix, without reading it.
-  virtual bool IsPacked(const std::string& linear) const = 0;
-  // The quantised matrix of a linear ("….q_proj", without ".weight"), or nullptr if it is dense.
-  virtual StatusOr<std::shared_ptr<const LinearCodes>> Packed(const std::string& linear) const = 0;
+  virtual bool IsPacked(const std::string& /*linear*/) const { return false; }
+  // The quantised matrix of a linear ("….q_proj", without ".weight"), or nullptr if it is dense, as
+  // all are unless a source says otherwise.
+  virtual StatusOr<std::shared_ptr<const LinearCodes>> Packed(const std::string& /*linear*/) const {
+    return std::shared_ptr<const LinearCodes>();
+  }
   // The tensor will not be read for a while; its pages may be dropped.
   virtual void Release(const std::string& name) const = 0;
 };
@@ -45,8 +48,6 @@ class DenseWeights : public WeightSource {
       : checkpoint_(std::move(checkpoint)) {}
   std::optional<TensorInfo> Describe(const std::string& name) const override;
   StatusOr<HostTensor> Dense(const std::string& name) const override;
-  bool IsPacked(const std::string& linear) const override;
-  StatusOr<std::shared_ptr<const LinearCodes>> Packed(const std::string& linear) const override;
   void Release(const std::string& name) const override;
 
  private:

@@ -89,11 +89,20 @@ class LocalStages::Boundary : public StageBoundary {
   bool stopped_ = false, ended_ = false;
 };
 
-LocalStages::LocalStages(StageJob job, int64_t workers, int threads, int64_t memory)
+StatusOr<std::unique_ptr<LocalStages>> LocalStages::Make(StageJob job, int64_t workers, int threads,
+                                                         int64_t memory) {
+  std::unique_ptr<LocalStages> made(new LocalStages(std::move(job), workers, memory));
+  CVXQ_RETURN_IF_ERROR(made->AddStages(threads, memory));
+  return made;
+}
+
+LocalStages::LocalStages(StageJob job, int64_t workers, int64_t memory)
     : job_(std::move(job)),
       layout_(LayoutOf(job_, workers, job_.options.replicas)),
       waves_("", std::numeric_limits<int64_t>::max()),
-      sums_(job_.spill_folder, memory / 4) {
+      sums_(job_.spill_folder, memory / 4) {}
+
+Status LocalStages::AddStages(int threads, int64_t memory) {
   const int64_t stages = layout_.stages, replicas = layout_.replicas, count = stages * replicas;
   const std::vector<BlockRange> ranges = CutStages(job_.files.spec, stages);
   for (int64_t i = 0; i + replicas < count; ++i) {
@@ -113,14 +122,13 @@ LocalStages::LocalStages(StageJob job, int64_t workers, int threads, int64_t mem
         .replica = replica,
         .replicas = replicas,
         .peers = std::vector<StageBoundary*>(replicas, between_replicas_[stage].get())};
-    const int share = static_cast<int>((threads + count - 1 - i) / count);
-    StatusOr<std::unique_ptr<Backend>> backend =
-        MakeBackend(job_.options.backend, std::max(1, share));
-    backends_.Update(backend.status());
-    stages_.push_back(std::make_unique<Stage>(
-        job_, place, std::max(1, share), memory / count,
-        backend.ok() ? *std::move(backend) : MakeCpuBackend(std::max(1, share))));
+    const int share = std::max(1, static_cast<int>((threads + count - 1 - i) / count));
+    CVXQ_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend,
+                          MakeBackend(job_.options.backend, share));
+    stages_.push_back(
+        std::make_unique<Stage>(job_, place, share, memory / count, std::move(backend)));
   }
+  return absl::OkStatus();
 }
 
 LocalStages::~LocalStages() = default;
@@ -213,7 +221,6 @@ class LocalStages::Cuts {
 
 Status LocalStages::Restore(const JobPosition& position) {
   CVXQ_RETURN_IF_ERROR(CheckRestorable(position, layout_));
-  CVXQ_RETURN_IF_ERROR(backends_);
   for (const auto& stage : stages_) CVXQ_RETURN_IF_ERROR(stage->Restore(position));
   return absl::OkStatus();
 }

@@ -18,8 +18,9 @@ namespace cvxq {
 class LocalStages : public Stages {
  public:
   // For so many workers, laid out by ChooseLayout; threads and memory are shared out evenly. Errors
-  // of MakeBackend are those of the first Restore.
-  LocalStages(StageJob job, int64_t workers, int threads, int64_t memory);
+  // of MakeBackend.
+  static StatusOr<std::unique_ptr<LocalStages>> Make(StageJob job, int64_t workers, int threads,
+                                                     int64_t memory);
   ~LocalStages() override;
 
   Status Restore(const JobPosition& position) override;
@@ -40,12 +41,13 @@ class LocalStages : public Stages {
  private:
   class Boundary;
   class Cuts;
+  LocalStages(StageJob job, int64_t workers, int64_t memory);
+  Status AddStages(int threads, int64_t memory);
   // step(stage, its number) on all of them at the same time.
   Status Each(const std::function<Status(Stage&, size_t)>& step);
 
   const StageJob job_;
   const JobLayout layout_;
-  Status backends_;  // whether all stages have theirs
   SpillStore waves_, sums_;  // on their way; those in memory, these where there is room
   std::vector<std::unique_ptr<Boundary>> boundaries_, between_replicas_;
   // In the order of the blocks that they own: stage * replicas + replica.

@@ -236,14 +236,16 @@ class Quantizer {
     if (!Cut()) {
       job.coder = coder_.get();
       job.plans = &plans_;
-      auto local = std::make_unique<LocalStages>(job, 1, pool_.threads(), memory_);
+      CVXQ_ASSIGN_OR_RETURN(std::unique_ptr<LocalStages> local,
+                            LocalStages::Make(job, 1, pool_.threads(), memory_));
       whole = &local->first();
       stages = std::move(local);
     } else if (options_.make_stages) {
       CVXQ_ASSIGN_OR_RETURN(stages, options_.make_stages(job));
     }
     if (stages == nullptr) {
-      stages = std::make_unique<LocalStages>(job, options_.workers, pool_.threads(), memory_);
+      CVXQ_ASSIGN_OR_RETURN(stages,
+                            LocalStages::Make(job, options_.workers, pool_.threads(), memory_));
     }
     steps_ = std::make_unique<JobSteps>(std::move(stages), state_.get(), options_.save_seconds,
                                         options_.damping, progress_);

@@ -22,10 +22,6 @@ class QuantizedOverlay : public WeightSource {
                    const ModelCoder& coder);
   std::optional<TensorInfo> Describe(const std::string& name) const override;
   StatusOr<HostTensor> Dense(const std::string& name) const override;
-  bool IsPacked(const std::string&) const override { return false; }
-  StatusOr<std::shared_ptr<const LinearCodes>> Packed(const std::string&) const override {
-    return std::shared_ptr<const LinearCodes>();
-  }
   void Release(const std::string& name) const override;
 
  private:

@@ -52,6 +52,12 @@ bool IsOfOneWorker(const Status& status) {
 
 Status Nonsense() { return absl::DataLossError("a worker's answer does not fit its order"); }
 
+// That of this machine's CPU.
+const std::string& OwnNumericsClass() {
+  static const auto* const own = new std::string(MakeCpuBackend(1)->numerics_class());
+  return *own;
+}
+
 }  // namespace
 
 MakeStages UseWorkers(WorkerPool& pool, RemoteStagesOptions options) {
@@ -62,7 +68,7 @@ MakeStages UseWorkersIfAny(WorkerPool& pool) {
   return [&pool](const StageJob& job) -> StatusOr<std::unique_ptr<Stages>> {
     CVXQ_RETURN_IF_ERROR(Settle(pool));
     if (SuitableWorkers(pool, job.numerics_class).empty() &&
-        job.numerics_class == MakeCpuBackend(1)->numerics_class()) {
+        job.numerics_class == OwnNumericsClass()) {
       return nullptr;
     }
     return RemoteStages::Start(pool, job, {});
@@ -77,9 +83,8 @@ std::optional<Numerics> NumericsOfWorkers(const WorkerPool& pool) {
     ++count;
     numerics = {hello.backend(), hello.numerics_class(), hello.fast_bf16()};
   }
-  const std::string own = MakeCpuBackend(1)->numerics_class();
-  const auto rank = [&](const auto& entry) {
-    return std::pair(entry.second.first, entry.first == own);
+  const auto rank = [](const auto& entry) {
+    return std::pair(entry.second.first, entry.first == OwnNumericsClass());
   };
   const auto largest =
       std::max_element(classes.begin(), classes.end(),

@@ -232,6 +232,17 @@ TEST(CompressedTensors, VllmTiesWhatItComputesAsOne) {
   EXPECT_TRUE(small->format->matrices()[0].types[0]->dense());
   EXPECT_EQ(small->format->matrices()[0].fallback,
             "vLLM's kernels want multiples of 32 rows and columns, not 32 and 24");
+
+  const auto zeros =
+      DrawFixedExport(Example("kjv-llama-1m"), MakeCompressedTensors, Menu({"int4a"}, 32, "vllm"));
+  ASSERT_TRUE(zeros.ok());
+  for (const ExportMatrix& matrix : zeros->format->matrices()) {
+    if (matrix.role != ExportMatrix::Role::kLinear) continue;
+    const bool fits = matrix.rows % 128 == 0 && matrix.columns % 128 == 0;
+    EXPECT_EQ(matrix.types[0]->name(), fits ? "int4a" : "bf16") << matrix.name;
+    if (fits) continue;
+    EXPECT_THAT(matrix.fallback, HasSubstr("want multiples of 128 rows and columns"));
+  }
 }
 
 TEST(CompressedTensors, Fp4OfATieHasOneGlobalScale) {

@@ -141,10 +141,6 @@ class FakeWeights : public WeightSource {
     const auto& values = tensors.at(name).second;
     return HostTensor{*Describe(name), reinterpret_cast<const std::byte*>(values.data())};
   }
-  bool IsPacked(const std::string&) const override { return false; }
-  StatusOr<std::shared_ptr<const LinearCodes>> Packed(const std::string&) const override {
-    return std::shared_ptr<const LinearCodes>();
-  }
   void Release(const std::string&) const override {}
 
   std::map<std::string, std::pair<DType, std::vector<uint16_t>>> tensors;

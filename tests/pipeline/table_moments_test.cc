@@ -34,10 +34,6 @@ class NoisyWeights : public WeightSource {
     if (found == values_.end()) return original_.Dense(name);
     return HostTensor{*Describe(name), reinterpret_cast<const std::byte*>(found->second.data())};
   }
-  bool IsPacked(const std::string&) const override { return false; }
-  StatusOr<std::shared_ptr<const LinearCodes>> Packed(const std::string&) const override {
-    return std::shared_ptr<const LinearCodes>();
-  }
   void Release(const std::string&) const override {}
 
  private:

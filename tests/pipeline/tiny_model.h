@@ -31,10 +31,6 @@ class SpoiltWeights : public WeightSource {
     if (name != name_) return original_.Dense(name);
     return HostTensor{{DType::kF32, shape_}, reinterpret_cast<const std::byte*>(values_.data())};
   }
-  bool IsPacked(const std::string&) const override { return false; }
-  StatusOr<std::shared_ptr<const LinearCodes>> Packed(const std::string&) const override {
-    return std::shared_ptr<const LinearCodes>();
-  }
   void Release(const std::string&) const override {}
 
  private:
