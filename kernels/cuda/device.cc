@@ -35,6 +35,7 @@ StatusOr<std::shared_ptr<Device>> Device::Open() {
   device->name_ = properties.name;
   device->architecture_ = 10 * properties.major + properties.minor;
   device->multiprocessors_ = properties.multiProcessorCount;
+  device->shared_bytes_of_a_block_ = static_cast<int64_t>(properties.sharedMemPerBlockOptin);
   if (device->architecture_ < kOldest) {
     return absl::UnavailableError(
         absl::StrCat("the GPU ", device->name_, " has compute capability ", properties.major, ".",

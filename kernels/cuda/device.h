@@ -44,6 +44,8 @@ class Device : public std::enable_shared_from_this<Device> {
   const std::string& name() const { return name_; }   // "NVIDIA H200"
   int architecture() const { return architecture_; }  // 90 for compute capability 9.0
   int multiprocessors() const { return multiprocessors_; }
+  // The most that a block may ask for.
+  int64_t shared_bytes_of_a_block() const { return shared_bytes_of_a_block_; }
   cudaStream_t stream() const { return stream_; }
 
   // Uninitialised; null, and an error kept, where it cannot be had.
@@ -76,6 +78,7 @@ class Device : public std::enable_shared_from_this<Device> {
 
   std::string name_;
   int architecture_ = 0, multiprocessors_ = 0;
+  int64_t shared_bytes_of_a_block_ = 0;
   cudaStream_t stream_ = nullptr;
   cudaMemPool_t pool_ = nullptr;
   Staging staging_[2];

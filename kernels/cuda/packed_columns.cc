@@ -1,6 +1,7 @@
 #include "kernels/cuda/packed_columns.h"
 
 #include <algorithm>
+#include <bit>
 #include <iterator>
 
 namespace cvxq::cuda {
@@ -17,6 +18,25 @@ TablePlaces PlaceTables(uint32_t depths) {
     places.alignment = std::max(places.alignment, TableBytes(b));
   }
   return places;
+}
+
+ProductPlan PlanProduct(int64_t steps, int strips, int max_depth, StepFields fields,
+                        const TablePlaces& tables, int multiprocessors, int64_t shared_limit) {
+  constexpr int64_t kFewestSteps = 2;  // of a warp, where there are enough
+  constexpr int kStagedBytes = kStepLines / 2 * kFewRows * 4;
+  ProductPlan plan;
+  plan.slot_bytes = fields.words() * 4 + strips * max_depth * kWarp * 4;
+  plan.ring_bytes = kRingSlots * plan.slot_bytes + kStagedBytes;
+  // Tables begin at a multiple of `alignment`; rings stand before and behind them.
+  const auto bytes = [&](int64_t warps) {
+    return tables.bytes + std::max<int64_t>(tables.alignment, (warps + 1) * plan.ring_bytes);
+  };
+  plan.blocks = std::clamp<int64_t>(CeilDiv(steps, kFewestSteps), 1, multiprocessors);
+  plan.warps = static_cast<int>(
+      std::clamp<int64_t>(CeilDiv(steps, plan.blocks * kFewestSteps), 1, kMaxProductWarps));
+  while (plan.warps > 0 && bytes(plan.warps) > shared_limit) --plan.warps;
+  plan.shared_bytes = bytes(plan.warps);
+  return plan;
 }
 
 std::shared_ptr<CudaPackedWeight> MakePackedColumns(Device& device, const PackedMatrix& matrix,
@@ -39,17 +59,13 @@ std::shared_ptr<CudaPackedWeight> MakePackedColumns(Device& device, const Packed
   view.M = matrix.rows;
   view.N = matrix.columns;
   view.tiles = layout.tiles();
-  view.splits = SplitsFor(view.tiles, layout.most_units);
   view.rows = upload(layout.rows);
   view.tile_cluster = upload(layout.tile_cluster);
   view.tile_word = upload(layout.tile_word);
   view.counts = upload(layout.counts);
   view.first_position = upload(layout.first_position);
-  view.wide = matrix.columns > 1 << 16;
-  view.line = view.wide ? static_cast<const void*>(upload(layout.line))
-                        : upload(std::vector<uint16_t>(layout.line.begin(), layout.line.end()));
-  view.scale = upload(layout.scale);
-  if (!matrix.mean.empty()) view.mean = upload(layout.mean);
+  view.fields = {.wide = matrix.columns > 1 << 16, .means = !matrix.mean.empty()};
+  view.field_words = upload(JoinFields(layout, view.fields));
   view.words = upload(layout.words);
   view.tables = upload(JoinTables(matrix));
   view.arrived = upload(std::vector<uint32_t>(view.tiles));
@@ -59,12 +75,23 @@ std::shared_ptr<CudaPackedWeight> MakePackedColumns(Device& device, const Packed
     for (int b = 1; b <= kMaxDepth; ++b) depths |= uint32_t{counts.lines[b] > 0} << b;
   }
   view.places = PlaceTables(depths);
+  const int max_depth = depths == 0 ? 0 : std::bit_width(depths) - 1;
+  weight->plan = PlanProduct(StepCount(layout), layout.strips, max_depth, view.fields, view.places,
+                             device.multiprocessors(), device.shared_bytes_of_a_block());
+  view.slot_bytes = weight->plan.slot_bytes;
+  view.ring_bytes = weight->plan.ring_bytes;
+  const Shares shares =
+      ShareSteps(layout, view.fields, weight->plan.blocks * std::max(weight->plan.warps, 1));
+  view.pieces = upload(shares.pieces);
+  view.parts = upload(shares.parts);
+  view.part_count = shares.part_count;
   return weight;
 }
 
 void PackedColumns::MultiplyFew(Device& device, const Tensor& x, const Tensor& bias,
                                 const Tensor& y) const {
-  (compute == DType::kBF16 ? MultiplyColumnsBF16 : MultiplyColumnsFloat)(device, *this, x, bias, y);
+  const bool in_bf16 = compute == DType::kBF16 && plan.warps > 0;
+  (in_bf16 ? MultiplyColumnsBF16 : MultiplyColumnsFloat)(device, *this, x, bias, y);
 }
 
 }  // namespace cvxq::cuda

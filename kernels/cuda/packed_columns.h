@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/packed_layout.h"
+#include "kernels/cuda/packed_shares.h"
 #include "kernels/cuda/packed_weight.h"
 
 namespace cvxq::cuda {
@@ -24,26 +25,45 @@ struct TablePlaces {
 };
 TablePlaces PlaceTables(uint32_t depths);
 
+// A warp's shared memory in a product: a ring of kRingSlots steps on their way, and the step's x.
+inline constexpr int kRingSlots = 3;
+inline constexpr int kMaxProductWarps = 24;  // of a block; one block on each multiprocessor
+
+struct ProductPlan {
+  int64_t blocks = 1;
+  int warps = 0;  // of a block; 0: the tables do not fit, so that products are in float
+  int slot_bytes = 0, ring_bytes = 0;
+  int64_t shared_bytes = 0;  // of a block
+};
+// For the steps of a matrix whose deepest run has max_depth bits, on a card with so many
+// multiprocessors and so much shared memory for a block.
+ProductPlan PlanProduct(int64_t steps, int strips, int max_depth, StepFields fields,
+                        const TablePlaces& tables, int multiprocessors, int64_t shared_limit);
+
 // ColumnLayout in device memory.
 struct ColumnsView {
-  int64_t M = 0, N = 0, tiles = 0, splits = 1;
+  int64_t M = 0, N = 0, tiles = 0;
   const int32_t* rows = nullptr;
   const int32_t* tile_cluster = nullptr;
   const int64_t* tile_word = nullptr;
   const LineCounts* counts = nullptr;
   const int64_t* first_position = nullptr;
-  const void* line = nullptr;  // of uint16_t, or int32_t where wide
-  bool wide = false;
-  const float* scale = nullptr;
-  const float* mean = nullptr;  // may be null
+  StepFields fields;
+  const uint32_t* field_words = nullptr;
   const uint32_t* words = nullptr;
   const float* tables = nullptr;  // JoinTables
-  uint32_t* arrived = nullptr;    // [tiles] blocks that are done, 0 between products
   TablePlaces places;
+  // Shares of products.
+  const Piece* pieces = nullptr;
+  const TileParts* parts = nullptr;
+  int64_t part_count = 0;
+  uint32_t* arrived = nullptr;  // [tiles] parts that are there, 0 between products
+  int slot_bytes = 0, ring_bytes = 0;
 };
 
 struct PackedColumns : public CudaPackedWeight {
   int strips = 1;
+  ProductPlan plan;
   ColumnsView view;
   Tensor memory[11];  // what the view points to
 

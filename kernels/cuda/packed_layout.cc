@@ -1,6 +1,7 @@
 #include "kernels/cuda/packed_layout.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 namespace cvxq::cuda {
@@ -61,7 +62,6 @@ void PutLines(const PackedMatrix& matrix, int64_t cluster, const std::vector<int
 void PutCodes(CodeReader reader, int64_t members, const LineCounts& counts, int strips,
               int64_t tile_words, uint32_t* words) {
   for (int b = kMaxDepth; b >= 1; --b) {
-    const int64_t quarters = RunQuarters(counts.lines[b], strips);
     for (int64_t position = 0; position < counts.lines[b]; ++position) {
       // Eight rows have their codes at the same bit, four lanes from one to the next.
       for (int64_t begin = 0; begin < members; begin += 8) {
@@ -70,17 +70,15 @@ void PutCodes(CodeReader reader, int64_t members, const LineCounts& counts, int 
             PlaceOfCode(position, static_cast<int>(begin % (kStripRows * strips)), b, strips);
         const int i = place.bit / 32, shift = place.bit % 32;
         uint32_t* word = words + tile * tile_words;
-        const int64_t low = WordOfQuarter(place.quarter, i, place.lane, b, quarters);
-        const int64_t next_lane =
-            WordOfQuarter(place.quarter, i, place.lane + 4, b, quarters) - low;
+        const int64_t low = WordOfQuarter(place.quarter, i, place.lane, b);
+        constexpr int kNextLane = 4;
         const bool straddles = shift + b > 32;
-        const int64_t high =
-            straddles ? WordOfQuarter(place.quarter, i + 1, place.lane, b, quarters) : low;
+        const int64_t high = straddles ? WordOfQuarter(place.quarter, i + 1, place.lane, b) : low;
         const int64_t end = std::min<int64_t>(8, members - begin);
         for (int64_t g = 0; g < end; ++g) {
           const uint64_t code = uint64_t{reader.Read(b)} << shift;
-          word[low + g * next_lane] |= static_cast<uint32_t>(code);
-          if (straddles) word[high + g * next_lane] |= static_cast<uint32_t>(code >> 32);
+          word[low + g * kNextLane] |= static_cast<uint32_t>(code);
+          if (straddles) word[high + g * kNextLane] |= static_cast<uint32_t>(code >> 32);
         }
       }
     }
@@ -94,14 +92,9 @@ int StripsFor(int64_t rows, int64_t cluster_size) {
   int best = 1;
   for (int strips : {2, 4}) {
     const int64_t tiles = TilesOf(rows, cluster_size, strips);
-    if (tiles * strips == TilesOf(rows, cluster_size, 1) && tiles >= kEnoughTiles) best = strips;
+    if (tiles * strips == TilesOf(rows, cluster_size, 1)) best = strips;
   }
   return best;
-}
-
-int64_t SplitsFor(int64_t tiles, int64_t units) {
-  const int64_t wanted = CeilDiv(kEnoughTiles - kEnoughTiles / 8, std::max<int64_t>(tiles, 1));
-  return std::clamp<int64_t>(units / kPackedWarps, 1, wanted);
 }
 
 ColumnLayout LayOutColumns(const PackedMatrix& matrix, int strips) {
@@ -116,12 +109,7 @@ ColumnLayout LayOutColumns(const PackedMatrix& matrix, int strips) {
     layout.counts.push_back(counts);
     layout.first_position.push_back(layout.line.size());
     PutLines(matrix, c, LineOrder(matrix, c), layout);
-    int64_t units = 0;
-    for (int b = 0; b <= kMaxDepth; ++b) {
-      tile_words[c] += RunWords(counts.lines[b], b, strips);
-      units += RunUnits(counts.lines[b], strips);
-    }
-    layout.most_units = std::max(layout.most_units, units);
+    for (int b = 0; b <= kMaxDepth; ++b) tile_words[c] += RunWords(counts.lines[b], b, strips);
     for (int64_t begin = matrix.cluster_begin(c); begin < matrix.cluster_end(c);
          begin += tile_rows) {
       layout.tile_cluster.push_back(static_cast<int32_t>(c));
@@ -141,6 +129,28 @@ ColumnLayout LayOutColumns(const PackedMatrix& matrix, int strips) {
     first_byte += ClusterCodeBytes(matrix, c);
   }
   return layout;
+}
+
+std::vector<uint32_t> JoinFields(const ColumnLayout& layout, StepFields fields) {
+  const auto steps = static_cast<int64_t>(layout.line.size()) / kStepLines;
+  std::vector<uint32_t> words(steps * fields.words());
+  for (int64_t step = 0; step < steps; ++step) {
+    uint32_t* to = words.data() + step * fields.words();
+    for (int k = 0; k < kStepLines; ++k) {
+      const int64_t position = step * kStepLines + k;
+      const auto line = static_cast<uint32_t>(layout.line[position]);
+      if (fields.wide) {
+        to[k] = line;
+      } else {
+        to[k / 2] |= line << (k % 2 * 16);
+      }
+      to[fields.scale_word() + k] = std::bit_cast<uint32_t>(layout.scale[position]);
+      if (fields.means) {
+        to[fields.mean_word() + k] = std::bit_cast<uint32_t>(layout.mean[position]);
+      }
+    }
+  }
+  return words;
 }
 
 RowLayout LayOutRows(const PackedMatrix& matrix) {

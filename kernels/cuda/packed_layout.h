@@ -1,21 +1,17 @@
 // Packed matrices in the memory of a GPU: how they are laid out, on the host, at import.
 //
 // kColumns. The rows of a cluster are cut in *tiles* of `strips` strips of 16 rows, the last filled
-// up with rows of code 0. A tile is what one block multiplies. Its lines (columns of W) are sorted
-// by depth, deepest first, equal depths by index: one *run* for each depth b. The place of a line
-// in its run is its *position*. Tensor cores multiply 16 rows by 16 lines at a time, so that a lane
-// of a warp has 8 codes of each such product; four products are a *quarter*, b words of 32 bits for
-// each lane, and four quarters a *unit*, b vectors of 16 bytes for each lane. With S strips:
+// up with rows of code 0. Its lines (columns of W) are sorted by depth, deepest first, equal depths
+// by index: one *run* for each depth b. The place of a line in its run is its *position*. Tensor
+// cores multiply 16 rows by 16 lines at a time, so that a lane of a warp has 8 codes of each such
+// product; four products are a *quarter*, b words of 32 bits for each lane. With S strips:
 //
 //                lines     rows
-//   step           64      16 S     for which x is brought to the lanes at once
-//   quarter      64 / S    16 S     a step has S of them
-//   unit        256 / S    16 S
+//   quarter      64 / S    16 S
+//   step           64      16 S     S quarters, for which x is brought to the lanes at once
 //
-// The codes of a run: its full units, then the quarters that are left over:
-//   word i of a lane and quarter q of unit u   ((u * b + i) * 32 + lane) * 4 + q
-//   word i of quarter q behind them            (q * b + i) * 32 + lane
-// and words of a lane are a bit stream, the first code lowest:
+// The codes of a run are its quarters, one behind the other: word i of a lane and quarter q is
+// (q * b + i) * 32 + lane, and the b words of a lane are a bit stream, the first code lowest:
 //   4 products of a quarter, the strip running fastest, then the 16 lines of a product
 //   2 halves of 8 lines, 2 halves of 8 rows, 2 neighbouring lines: 8 codes of b bits
 //
@@ -35,19 +31,15 @@ namespace cvxq::cuda {
 
 inline constexpr int kStripRows = 16;
 inline constexpr int kStepLines = 64;
-inline constexpr int kUnitQuarters = 4;
 inline constexpr int kMaxStrips = 4;
-inline constexpr int kPackedWarps = kBlockThreads / kWarp;  // of the block that multiplies a tile
+inline constexpr int kPackedWarps = kBlockThreads / kWarp;  // of a block of kBlockThreads
 
 constexpr int QuarterLines(int strips) { return kStepLines / strips; }
-constexpr int UnitLines(int strips) { return kUnitQuarters * QuarterLines(strips); }
 // Of a run of `lines` lines.
 constexpr int32_t RunQuarters(int32_t lines, int strips) {
   return lines / QuarterLines(strips) + (lines % QuarterLines(strips) != 0);
 }
-constexpr int32_t RunUnits(int32_t lines, int strips) {
-  return lines / UnitLines(strips) + (lines % UnitLines(strips) != 0);
-}
+constexpr int32_t RunSteps(int32_t lines) { return lines / kStepLines + (lines % kStepLines != 0); }
 constexpr int64_t RunWords(int32_t lines, int depth, int strips) {
   return int64_t{RunQuarters(lines, strips)} * depth * kWarp;
 }
@@ -70,12 +62,8 @@ constexpr CodePlace PlaceOfCode(int64_t position, int row, int depth, int strips
           .lane = 4 * (row % 8) + line % 8 / 2,
           .bit = (8 * of_quarter + code) * depth};
 }
-// The index of word i of a lane and quarter in a run of `quarters` quarters.
-constexpr int64_t WordOfQuarter(int64_t quarter, int i, int lane, int depth, int64_t quarters) {
-  const int64_t unit = quarter / kUnitQuarters;
-  if (unit < quarters / kUnitQuarters) {
-    return ((unit * depth + i) * kWarp + lane) * kUnitQuarters + quarter % kUnitQuarters;
-  }
+// The index in a run of word i of a lane and quarter.
+constexpr int64_t WordOfQuarter(int64_t quarter, int i, int lane, int depth) {
   return (quarter * depth + i) * kWarp + lane;
 }
 
@@ -84,12 +72,8 @@ struct LineCounts {
   int32_t lines[kMaxDepth + 1] = {};
 };
 
-// Strips of a tile: as few rows to fill up as possible; among those the most strips that leave
-// kEnoughTiles tiles, or the fewest.
-inline constexpr int64_t kEnoughTiles = 264;  // two for each multiprocessor of the largest cards
+// Strips of a tile: as few rows to fill up as possible; among those the most strips.
 int StripsFor(int64_t rows, int64_t cluster_size);
-// Among how many blocks the units of a tile are shared, where there are few tiles.
-int64_t SplitsFor(int64_t tiles, int64_t units);
 
 struct ColumnLayout {
   int strips = 1;
@@ -102,13 +86,24 @@ struct ColumnLayout {
   std::vector<int32_t> line;            // by position: the column of W; 0 fills up
   std::vector<float> scale, mean;       // by position; mean may be empty
   std::vector<uint32_t> words;
-  int64_t most_units = 0;  // of a tile
 
   int tile_rows() const { return kStripRows * strips; }
   int64_t tiles() const { return static_cast<int64_t>(tile_cluster.size()); }
 };
 // Of a matrix with partition kColumns.
 ColumnLayout LayOutColumns(const PackedMatrix& matrix, int strips);
+
+// What is known of the lines of one step of positions, one behind the other: their columns of W (16
+// bits each where `wide` is not set, else 32), scales, and means if there are any.
+struct StepFields {
+  bool wide = false, means = false;
+
+  constexpr int scale_word() const { return wide ? kStepLines : kStepLines / 2; }
+  constexpr int mean_word() const { return scale_word() + kStepLines; }
+  constexpr int words() const { return mean_word() + (means ? kStepLines : 0); }
+};
+// StepFields of all steps.
+std::vector<uint32_t> JoinFields(const ColumnLayout& layout, StepFields fields);
 
 struct RowLayout {
   std::vector<int64_t> row_word;     // [M] the first word of each row

@@ -37,9 +37,9 @@ __global__ __launch_bounds__(kBlockThreads) void PackedColumnsFloatKernel(Column
         const int64_t position = step * kStepLines + i / 2 * 8 + lane % 4 * 2 + i % 2;
         if (position >= run.lines) continue;
         const float value = x[LineAt(view, run.position + position)];
-        if (view.mean != nullptr) means = Fma(view.mean[run.position + position], value, means);
+        if (view.fields.means) means = Fma(MeanAt(view, run.position + position), value, means);
         if (b == 0) continue;
-        const float scaled = value * view.scale[run.position + position];
+        const float scaled = value * ScaleAt(view, run.position + position);
         for (int s = 0; s < kStrips; ++s) {
           for (int half = 0; half < 2; ++half) {
             const int row = kStripRows * s + 8 * half + lane / 4;

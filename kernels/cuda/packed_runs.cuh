@@ -39,21 +39,34 @@ class RunWalk {
   Run run_;
 };
 
+// The words of the step that a position is in, and its fields.
+__device__ inline const uint32_t* FieldsAt(const ColumnsView& view, int64_t position) {
+  return view.field_words + position / kStepLines * view.fields.words();
+}
 __device__ inline int32_t LineAt(const ColumnsView& view, int64_t position) {
-  return view.wide ? static_cast<const int32_t*>(view.line)[position]
-                   : static_cast<const uint16_t*>(view.line)[position];
+  const uint32_t* fields = FieldsAt(view, position);
+  const auto k = static_cast<int>(position % kStepLines);
+  return static_cast<int32_t>(view.fields.wide ? fields[k]
+                                               : fields[k / 2] >> (k % 2 * 16) & 0xffff);
+}
+__device__ inline float ScaleAt(const ColumnsView& view, int64_t position) {
+  return __uint_as_float(
+      FieldsAt(view, position)[view.fields.scale_word() + position % kStepLines]);
+}
+// 0 where there are no means.
+__device__ inline float MeanAt(const ColumnsView& view, int64_t position) {
+  if (!view.fields.means) return 0;
+  return __uint_as_float(FieldsAt(view, position)[view.fields.mean_word() + position % kStepLines]);
 }
 
 // The code of a position and a row of the tile.
 __device__ inline uint32_t CodeAt(const Run& run, int64_t position, int row, int depth,
                                   int strips) {
   const CodePlace place = PlaceOfCode(position, row, depth, strips);
-  const int64_t quarters = RunQuarters(run.lines, strips);
   const int i = place.bit / 32, shift = place.bit % 32;
-  uint64_t two = run.words[WordOfQuarter(place.quarter, i, place.lane, depth, quarters)];
+  uint64_t two = run.words[WordOfQuarter(place.quarter, i, place.lane, depth)];
   if (shift + depth > 32) {
-    two |= uint64_t{run.words[WordOfQuarter(place.quarter, i + 1, place.lane, depth, quarters)]}
-           << 32;
+    two |= uint64_t{run.words[WordOfQuarter(place.quarter, i + 1, place.lane, depth)]} << 32;
   }
   return static_cast<uint32_t>(two >> shift) & ((1u << depth) - 1);
 }

@@ -54,14 +54,14 @@ __global__ __launch_bounds__(kBlockThreads) void UnpackColumnsKernel(ColumnsView
         if (position < first || position >= last) continue;
         const int64_t at = run.position + position;
         const auto column = static_cast<int>(LineAt(view, at) - begin);
-        const float scale = view.scale[at];
-        const float mean = view.mean == nullptr ? 0 : view.mean[at];
+        const float scale = ScaleAt(view, at);
+        const float mean = MeanAt(view, at);
         for (int row = lane / 4; row < tile_rows; row += 8) {
           float value = mean;
           if (b > 0) {
             value =
                 MulRounded(scale, tables[FirstOfTable(b) + CodeAt(run, position, row, b, strips)]);
-            if (view.mean != nullptr) value = AddRounded(value, mean);
+            if (view.fields.means) value = AddRounded(value, mean);
           }
           window[row * kWindow + column] = FromFloat<T>(value);
         }

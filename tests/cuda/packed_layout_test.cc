@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <vector>
 
@@ -16,16 +17,14 @@ namespace {
 TEST(CudaPackedLayoutTest, CodesOfARunFillItsWords) {
   for (int strips : {1, 2, 4}) {
     for (int depth = 1; depth <= kMaxDepth; ++depth) {
-      const int32_t lines = UnitLines(strips) + 2 * QuarterLines(strips);  // a unit, two quarters
-      const int64_t quarters = RunQuarters(lines, strips);
+      const int32_t lines = kStepLines + 3 * QuarterLines(strips);
       std::vector<int> taken(RunWords(lines, depth, strips) * 32);
       for (int32_t position = 0; position < lines; ++position) {
         for (int row = 0; row < kStripRows * strips; ++row) {
           const CodePlace place = PlaceOfCode(position, row, depth, strips);
           for (int k = 0; k < depth; ++k) {
             const int bit = place.bit + k;
-            ++taken.at(WordOfQuarter(place.quarter, bit / 32, place.lane, depth, quarters) * 32 +
-                       bit % 32);
+            ++taken.at(WordOfQuarter(place.quarter, bit / 32, place.lane, depth) * 32 + bit % 32);
           }
         }
       }
@@ -70,7 +69,6 @@ TEST(CudaPackedLayoutTest, ColumnsHoldTheMatrix) {
       for (int64_t tile = 0; tile < layout.tiles(); ++tile) {
         const int32_t cluster = layout.tile_cluster[tile];
         int64_t position = layout.first_position[cluster], word = layout.tile_word[tile];
-        int64_t units = 0;
         for (int b = kMaxDepth; b >= 0; --b) {
           const int32_t lines = layout.counts[cluster].lines[b];
           for (int row = 0; row < layout.tile_rows(); ++row) {
@@ -82,8 +80,8 @@ TEST(CudaPackedLayoutTest, ColumnsHoldTheMatrix) {
                 uint32_t code = 0;
                 for (int i = 0; i < b; ++i) {
                   const int bit = place.bit + i;
-                  code |= (layout.words.at(word + WordOfQuarter(place.quarter, bit / 32, place.lane,
-                                                                b, RunQuarters(lines, strips))) >>
+                  code |= (layout.words.at(word +
+                                           WordOfQuarter(place.quarter, bit / 32, place.lane, b)) >>
                                (bit % 32) &
                            1)
                           << i;
@@ -96,9 +94,7 @@ TEST(CudaPackedLayoutTest, ColumnsHoldTheMatrix) {
           }
           position += RunPositions(lines);
           word += RunWords(lines, b, strips);
-          units += RunUnits(lines, strips);
         }
-        EXPECT_LE(units, layout.most_units);
       }
       for (size_t i = 0; i < expected.size(); ++i) {
         ASSERT_EQ(std::bit_cast<uint32_t>(decoded[i]), std::bit_cast<uint32_t>(expected[i])) << i;
@@ -145,25 +141,64 @@ TEST(CudaPackedLayoutTest, WholeClustersOfFourStripsWasteNothing) {
   EXPECT_EQ(LayOutColumns(matrix, 4).words.size() * sizeof(uint32_t), matrix.codes.size());
 }
 
-TEST(CudaPackedLayoutTest, StripsLeaveEnoughTilesAndFillUpLittle) {
+TEST(CudaPackedLayoutTest, StripsFillUpLittle) {
   EXPECT_EQ(StripsFor(28672, 64), 4);
-  EXPECT_EQ(StripsFor(28672, 256), 4);
-  EXPECT_EQ(StripsFor(11008, 64), 2);  // 172 tiles of 64 rows are not enough
-  EXPECT_EQ(StripsFor(4096, 64), 1);
+  EXPECT_EQ(StripsFor(4096, 256), 4);
   EXPECT_EQ(StripsFor(28672, 16), 1);  // tiles are within clusters
   EXPECT_EQ(StripsFor(28672, 13), 1);
   EXPECT_EQ(StripsFor(28672, 32), 2);
-  EXPECT_EQ(StripsFor(0, 64), 1);
+  EXPECT_EQ(StripsFor(100, 64), 1);  // the last cluster has 36 rows
+  EXPECT_EQ(StripsFor(0, 64), 4);
 }
 
-TEST(CudaPackedLayoutTest, FewTilesAreSharedAsFarAsEachWarpHasAUnit) {
-  EXPECT_EQ(SplitsFor(264, 64), 1);
-  EXPECT_EQ(SplitsFor(256, 64), 1);
-  EXPECT_EQ(SplitsFor(64, 64), 4);
-  EXPECT_EQ(SplitsFor(64, 16), 2);
-  EXPECT_EQ(SplitsFor(64, 7), 1);
-  EXPECT_EQ(SplitsFor(64, 0), 1);
-  EXPECT_EQ(SplitsFor(0, 0), 1);
+TEST(CudaPackedLayoutTest, FieldsOfAStepStandTogether) {
+  for (const bool means : {false, true}) {
+    const ColumnLayout layout =
+        LayOutColumns(RandomPackedMatrix({40, 301, 16, Partition::kColumns, means, 0, 3}, 9), 1);
+    for (const bool wide : {false, true}) {
+      const StepFields fields{wide, means};
+      EXPECT_EQ(fields.words() % 4, 0);
+      const std::vector<uint32_t> words = JoinFields(layout, fields);
+      ASSERT_EQ(words.size(), layout.line.size() / kStepLines * fields.words());
+      for (size_t i = 0; i < layout.line.size(); ++i) {
+        const uint32_t* step = words.data() + i / kStepLines * fields.words();
+        const size_t k = i % kStepLines;
+        EXPECT_EQ(wide ? step[k] : step[k / 2] >> (k % 2 * 16) & 0xffff, layout.line[i]);
+        EXPECT_EQ(std::bit_cast<float>(step[fields.scale_word() + k]), layout.scale[i]);
+        if (means) {
+          EXPECT_EQ(std::bit_cast<float>(step[fields.mean_word() + k]), layout.mean[i]);
+        }
+      }
+    }
+  }
+}
+
+TEST(CudaPackedLayoutTest, AProductTakesWhatACardHas) {
+  constexpr int64_t kLarge = 227 << 10, kSmall = 99 << 10;
+  const TablePlaces three = PlaceTables(1 << 3), all = PlaceTables(0x1fe);
+  const ProductPlan large = PlanProduct(1 << 16, 4, 3, {}, three, 132, kLarge);
+  EXPECT_EQ(large.blocks, 132);
+  EXPECT_EQ(large.warps, kMaxProductWarps);
+  // 4096 x 4096: each warp has two steps.
+  EXPECT_EQ(PlanProduct(64 * 64, 4, 3, {}, three, 132, kLarge).warps, 16);
+  EXPECT_EQ(PlanProduct(3, 4, 3, {}, three, 132, kLarge).blocks, 2);
+  EXPECT_EQ(PlanProduct(0, 4, 0, {}, PlaceTables(0), 132, kLarge).blocks, 1);
+  EXPECT_GT(PlanProduct(1 << 16, 4, 4, {}, PlaceTables(0x1c), 132, kSmall).warps, 2);
+  EXPECT_EQ(PlanProduct(1 << 16, 4, 8, {}, all, 132, kSmall).warps, 0);  // in float
+  for (uint32_t depths = 0; depths < 1u << (kMaxDepth + 1); depths += 2) {
+    const TablePlaces tables = PlaceTables(depths);
+    for (const int64_t limit : {kSmall, kLarge}) {
+      const ProductPlan plan =
+          PlanProduct(1 << 16, 4, std::bit_width(depths >> 1), {true, true}, tables, 132, limit);
+      EXPECT_TRUE(plan.warps == 0 || plan.shared_bytes <= limit);
+      EXPECT_EQ(plan.ring_bytes % 16, 0);
+      // Wherever shared memory begins, everything fits.
+      for (int64_t gap = 0; gap < tables.alignment && plan.warps > 0; gap += 16) {
+        const int64_t before = std::min<int64_t>(plan.warps, gap / plan.ring_bytes);
+        ASSERT_LE(gap + tables.bytes + (plan.warps - before) * plan.ring_bytes, plan.shared_bytes);
+      }
+    }
+  }
 }
 
 TEST(CudaPackedLayoutTest, TablesStandAtMultiplesOfTheirSizes) {

@@ -171,25 +171,28 @@ TEST_F(CudaPackedTest, EachDepthAlone) {
   }
 }
 
-// Large enough for two and four strips; units ahead and what is left over.
 TEST_F(CudaPackedTest, TilesOfSeveralStrips) {
-  ASSERT_NO_FATAL_FAILURE(ExpectMatrix({64 * 264, 80, 64, Partition::kColumns, false, 3, 3}, 1, 2));
-  ASSERT_NO_FATAL_FAILURE(ExpectMatrix({32 * 264, 150, 32, Partition::kColumns, true, 1, 4}, 2, 3));
+  for (int64_t n : {1, 2}) {
+    ASSERT_NO_FATAL_FAILURE(ExpectMatrix({64 * 3, 80, 64, Partition::kColumns, false, 3, 3}, n, 2));
+    ASSERT_NO_FATAL_FAILURE(ExpectMatrix({32 * 5, 150, 32, Partition::kColumns, true, 1, 4}, n, 3));
+    ASSERT_NO_FATAL_FAILURE(ExpectMatrix({128, 300, 128, Partition::kColumns, true, 0, 8}, n, 4));
+  }
 }
 
-// Few tiles of many lines: several blocks share one.
+// Few tiles of many lines: many warps share one, each with several steps.
 TEST_F(CudaPackedTest, SharedTiles) {
   for (int64_t n : {1, 5}) {
     ASSERT_NO_FATAL_FAILURE(
         ExpectMatrix({20, 9000, 16, Partition::kColumns, true, 0, 4}, n, 6 + n));
+    ASSERT_NO_FATAL_FAILURE(
+        ExpectMatrix({64, 20000, 64, Partition::kColumns, false, 3, 3}, n, 8 + n));
   }
 }
 
-// A warp has a second unit, whose codes it loads ahead.
-TEST_F(CudaPackedTest, UnitsAhead) {
-  ASSERT_NO_FATAL_FAILURE(ExpectMatrix({16, 4300, 16, Partition::kColumns, true, 3, 3}, 1, 5));
-  ASSERT_NO_FATAL_FAILURE(ExpectMatrix({16, 4300, 16, Partition::kColumns, true, 4, 4}, 8, 6));
-  ASSERT_NO_FATAL_FAILURE(ExpectMatrix({16, 4300, 16, Partition::kColumns, false, 6, 6}, 3, 7));
+// Many tiles of few lines: a warp goes through several, some of which have no lines.
+TEST_F(CudaPackedTest, ManyTiles) {
+  ASSERT_NO_FATAL_FAILURE(ExpectMatrix({16 * 300, 5, 16, Partition::kColumns, false, 0, 1}, 1, 11));
+  ASSERT_NO_FATAL_FAILURE(ExpectMatrix({16 * 300, 70, 16, Partition::kColumns, true, 0, 2}, 3, 12));
 }
 
 TEST_F(CudaPackedTest, MoreColumnsThanFitSixteenBits) {

@@ -123,6 +123,7 @@ enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 struct cudaDeviceProp {
   char name[256];
   int major, minor, multiProcessorCount;
+  size_t sharedMemPerBlockOptin;
 };
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;

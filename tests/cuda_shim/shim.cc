@@ -231,7 +231,11 @@ const char* cudaGetErrorString(cudaError_t) { return "an error of the shim"; }
 const char* cudaGetErrorName(cudaError_t) { return "cudaErrorOfTheShim"; }
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
-  *properties = {.name = "the host's threads", .major = 9, .minor = 0, .multiProcessorCount = 1};
+  *properties = {.name = "the host's threads",
+                 .major = 9,
+                 .minor = 0,
+                 .multiProcessorCount = 3,
+                 .sharedMemPerBlockOptin = 227 << 10};
   return cudaSuccess;
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t*, unsigned) { return cudaSuccess; }
