@@ -1,6 +1,6 @@
 // Products of one or a few vectors with packed matrices on a GPU, against BF16 ones of cuBLASLt.
 //
-//   bench_cuda_packed [--json]
+//   bench_cuda_packed [--json] [ROWS COLUMNS]
 //
 // Bytes are those that must be read: codes, a scale and a depth for each group. `of copy` is their
 // rate relative to what a copy within the device's memory reads and writes; `ratio` is the speed
@@ -69,12 +69,13 @@ class Bench {
     cudaEventCreate(&end_);
   }
 
-  Status Run() {
+  // All shapes, or the one that is given.
+  Status Run(int64_t only_rows, int64_t only_columns) {
     constexpr int64_t kCopyBytes = int64_t{1} << 30;
     const Tensor from = backend_.Allocate(DType::kU8, {kCopyBytes}),
                  to = backend_.Allocate(DType::kU8, {kCopyBytes});
     CVXQ_RETURN_IF_ERROR(backend_.Synchronize());
-    copy_rate_ = 2 * kCopyBytes / Seconds(1, [&](int64_t) {
+    copy_rate_ = 2 * kCopyBytes / LeastSeconds([&] {
                    cudaMemcpyAsync(cuda::DeviceBytes(to), cuda::DeviceBytes(from), kCopyBytes,
                                    cudaMemcpyDeviceToDevice, device_->stream());
                  });
@@ -85,11 +86,28 @@ class Bench {
     }
     constexpr int64_t kShapes[][2] = {
         {4096, 4096}, {11008, 4096}, {4096, 11008}, {14336, 4096}, {28672, 8192}};
+    if (only_rows > 0) return RunShape(only_rows, only_columns);
     for (const auto& [rows, columns] : kShapes) CVXQ_RETURN_IF_ERROR(RunShape(rows, columns));
     return absl::OkStatus();
   }
 
  private:
+  // Of several times, after a first one.
+  double LeastSeconds(const std::function<void()>& body) {
+    body();
+    float least = 1e30f;
+    for (int repeat = 0; repeat < kRepeats; ++repeat) {
+      cudaEventRecord(begin_, device_->stream());
+      body();
+      cudaEventRecord(end_, device_->stream());
+      cudaEventSynchronize(end_);
+      float milliseconds = 0;
+      cudaEventElapsedTime(&milliseconds, begin_, end_);
+      least = std::min(least, milliseconds);
+    }
+    return least * 1e-3;
+  }
+
   // Seconds of one call of body(i), 0 <= i < rotation, called in turn.
   double Seconds(int64_t rotation, const std::function<void(int64_t)>& body) {
     const auto turn = [&] {
@@ -113,20 +131,10 @@ class Bench {
         turn();
       }
     };
-    replay();
-    float best = 1e30f;
-    for (int repeat = 0; repeat < kRepeats; ++repeat) {
-      cudaEventRecord(begin_, device_->stream());
-      replay();
-      cudaEventRecord(end_, device_->stream());
-      cudaEventSynchronize(end_);
-      float milliseconds = 0;
-      cudaEventElapsedTime(&milliseconds, begin_, end_);
-      best = std::min(best, milliseconds);
-    }
+    const double seconds = LeastSeconds(replay) / static_cast<double>(rotation);
     if (executable != nullptr) cudaGraphExecDestroy(executable);
     if (graph != nullptr) cudaGraphDestroy(graph);
-    return best * 1e-3 / static_cast<double>(rotation);
+    return seconds;
   }
 
   void Print(int64_t rows, int64_t columns, const std::string& name, int64_t batch, double seconds,
@@ -209,15 +217,22 @@ class Bench {
 };
 
 int Main(int argc, char** argv) {
-  const bool json = argc == 2 && std::strcmp(argv[1], "--json") == 0;
-  if (argc > 1 && !json) {
-    std::fprintf(stderr, "usage: bench_cuda_packed [--json]\n");
+  std::vector<std::string> arguments(argv + 1, argv + argc);
+  const bool json = !arguments.empty() && arguments[0] == "--json";
+  if (json) arguments.erase(arguments.begin());
+  int64_t rows = 0, columns = 0;
+  if (arguments.size() == 2) {
+    rows = std::atol(arguments[0].c_str());
+    columns = std::atol(arguments[1].c_str());
+  }
+  if (!arguments.empty() && (rows <= 0 || columns <= 0)) {
+    std::fprintf(stderr, "usage: bench_cuda_packed [--json] [ROWS COLUMNS]\n");
     return 2;
   }
   const Status status = [&]() -> Status {
     CVXQ_ASSIGN_OR_RETURN(std::shared_ptr<cuda::Device> device, cuda::Device::Open());
     CVXQ_ASSIGN_OR_RETURN(std::unique_ptr<cuda::Products> products, cuda::Products::Make(*device));
-    return Bench(device, std::move(products), json).Run();
+    return Bench(device, std::move(products), json).Run(rows, columns);
   }();
   if (status.ok()) return 0;
   std::fprintf(stderr, "bench_cuda_packed: %s\n", std::string(status.message()).c_str());

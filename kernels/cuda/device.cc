@@ -58,6 +58,7 @@ StatusOr<std::shared_ptr<Device>> Device::Open() {
 }
 
 Device::~Device() {
+  if (workspace_ != nullptr) cudaFreeAsync(workspace_, stream_);
   if (stream_ != nullptr) cudaStreamSynchronize(stream_);
   for (Staging& staging : staging_) {
     if (staging.host != nullptr) cudaFreeHost(staging.host);
@@ -66,7 +67,7 @@ Device::~Device() {
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
 }
 
-std::shared_ptr<DeviceBuffer> Device::Allocate(int64_t bytes) {
+void* Device::AllocateBytes(int64_t bytes) {
   if (failed()) return nullptr;
   void* data = nullptr;
   cudaError_t error = cudaErrorMemoryAllocation;
@@ -84,7 +85,12 @@ std::shared_ptr<DeviceBuffer> Device::Allocate(int64_t bytes) {
     return nullptr;
   }
   Check(error, "allocating memory");
-  if (failed()) return nullptr;
+  return failed() ? nullptr : data;
+}
+
+std::shared_ptr<DeviceBuffer> Device::Allocate(int64_t bytes) {
+  void* data = AllocateBytes(bytes);
+  if (data == nullptr) return nullptr;
   return std::make_shared<DeviceBuffer>(shared_from_this(), static_cast<std::byte*>(data));
 }
 
@@ -92,6 +98,16 @@ Tensor Device::Scratch(DType dtype, Shape shape) {
   Tensor tensor{nullptr, 0, dtype, std::move(shape)};
   tensor.buffer = Allocate(tensor.bytes());
   return tensor;
+}
+
+std::byte* Device::Workspace(int64_t bytes) {
+  if (failed()) return nullptr;
+  if (bytes > workspace_bytes_) {
+    if (workspace_ != nullptr) Check(cudaFreeAsync(workspace_, stream_), "freeing memory");
+    workspace_ = AllocateBytes(bytes);
+    workspace_bytes_ = workspace_ == nullptr ? 0 : bytes;
+  }
+  return static_cast<std::byte*>(workspace_);
 }
 
 void Device::Upload(const void* host, std::byte* device, int64_t bytes) {

@@ -52,6 +52,9 @@ class Device : public std::enable_shared_from_this<Device> {
   std::shared_ptr<DeviceBuffer> Allocate(int64_t bytes);
   // As a tensor for work within an operation.
   Tensor Scratch(DType dtype, Shape shape);
+  // The same for operations that are too short for an allocation: memory that is kept, and whose
+  // contents are lost with the next call. Null after an error.
+  std::byte* Workspace(int64_t bytes);
 
   // To the device; `host` is free on return.
   void Upload(const void* host, std::byte* device, int64_t bytes);
@@ -76,6 +79,8 @@ class Device : public std::enable_shared_from_this<Device> {
 
   Device() = default;
 
+  void* AllocateBytes(int64_t bytes);
+
   std::string name_;
   int architecture_ = 0, multiprocessors_ = 0;
   int64_t shared_bytes_of_a_block_ = 0;
@@ -83,6 +88,8 @@ class Device : public std::enable_shared_from_this<Device> {
   cudaMemPool_t pool_ = nullptr;
   Staging staging_[2];
   int next_staging_ = 0;
+  void* workspace_ = nullptr;
+  int64_t workspace_bytes_ = 0;
   Status status_;
 };
 

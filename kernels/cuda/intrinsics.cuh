@@ -71,6 +71,18 @@ __device__ inline void MmaBF16(float (&d)[4], const uint32_t (&a)[4], const uint
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// d[16,8] += a[16,32] b[32,8] by one warp in integers of 8 bits with a sign (mma.sync.m16n8k32); a
+// lane holds of d what it holds in MmaBF16, and
+//   a: (g, 4t..), (g+8, 4t..), (g, 4t+16..), (g+8, 4t+16..)     fours along the columns
+//   b: (4t.., g), (4t+16.., g)                                  fours along the rows
+__device__ inline void MmaInt8(int (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
 // Four (two) 8 x 8 matrices of 16-bit elements from shared memory into a warp's registers: lane i
 // gives the address of row i % 8 of matrix i / 8, 16 bytes. Lane l gets of matrix m the elements
 // (l / 4, 2 (l % 4)) and the one after it, or of its transpose.
@@ -106,10 +118,17 @@ __device__ inline uint4 LoadStreaming(const uint4* p) { return __ldcs(p); }
 __device__ inline uint32_t ShiftPair(uint32_t low, uint32_t high, int shift) {
   return __funnelshift_r(low, high, shift);
 }
-// Bytes of (b:a), byte i chosen by the i-th half-byte of `selector`, each in [0, 8).
+// Bytes of (b:a), byte i chosen by the i-th half-byte of `selector`, each in [0, 8); the selector's
+// upper half does not count.
 __device__ inline uint32_t ChooseBytes(uint32_t a, uint32_t b, uint32_t selector) {
-  return __byte_perm(a, b, selector);
+  uint32_t bytes;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(bytes) : "r"(a), "r"(b), "r"(selector));
+  return bytes;
 }
+// The nearest integer, ties to even; |x| < 2^31.
+__device__ inline int RoundToInt(float x) { return __float2int_rn(x); }
+// The largest over the lanes of a warp.
+__device__ inline uint32_t WarpMax(uint32_t x) { return __reduce_max_sync(0xffffffffu, x); }
 
 // Addresses in shared memory, of 32 bits, and the word at one.
 __device__ inline uint32_t SharedAddress(const void* shared) {

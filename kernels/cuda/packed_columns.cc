@@ -9,9 +9,8 @@ namespace cvxq::cuda {
 TablePlaces PlaceTables(uint32_t depths) {
   TablePlaces places;
   // Largest first: then each begins at a multiple of its size.
-  constexpr int kBySize[] = {4, 8, 7, 3, 6, 5, 2, 1};
   for (int32_t& place : places.of) place = -1;
-  for (int b : kBySize) {
+  for (int b = kMaxDepth; b > kMaxOctetDepth; --b) {
     if ((depths >> b & 1) == 0) continue;
     places.of[b] = places.bytes;
     places.bytes += TableBytes(b);
@@ -22,18 +21,17 @@ TablePlaces PlaceTables(uint32_t depths) {
 
 ProductPlan PlanProduct(int64_t steps, int strips, int max_depth, StepFields fields,
                         const TablePlaces& tables, int multiprocessors, int64_t shared_limit) {
-  constexpr int64_t kFewestSteps = 2;  // of a warp, where there are enough
-  constexpr int kStagedBytes = kStepLines / 2 * kFewRows * 4;
   ProductPlan plan;
-  plan.slot_bytes = fields.words() * 4 + strips * max_depth * kWarp * 4;
-  plan.ring_bytes = kRingSlots * plan.slot_bytes + kStagedBytes;
+  plan.slot_bytes = fields.words * 4 + RunQuarters(kStepLines, strips) * max_depth * kWarp * 4;
+  plan.ring_bytes = kRingSlots * plan.slot_bytes + kStagedWords * 4;
   // Tables begin at a multiple of `alignment`; rings stand before and behind them.
   const auto bytes = [&](int64_t warps) {
     return tables.bytes + std::max<int64_t>(tables.alignment, (warps + 1) * plan.ring_bytes);
   };
-  plan.blocks = std::clamp<int64_t>(CeilDiv(steps, kFewestSteps), 1, multiprocessors);
-  plan.warps = static_cast<int>(
-      std::clamp<int64_t>(CeilDiv(steps, plan.blocks * kFewestSteps), 1, kMaxProductWarps));
+  plan.blocks = std::clamp<int64_t>(steps, 1, multiprocessors);
+  plan.warps =
+      static_cast<int>(std::clamp<int64_t>(CeilDiv(steps, plan.blocks), 1, kMaxProductWarps));
+  if (fields.wide) plan.warps = 0;
   while (plan.warps > 0 && bytes(plan.warps) > shared_limit) --plan.warps;
   plan.shared_bytes = bytes(plan.warps);
   return plan;
@@ -64,10 +62,19 @@ std::shared_ptr<CudaPackedWeight> MakePackedColumns(Device& device, const Packed
   view.tile_word = upload(layout.tile_word);
   view.counts = upload(layout.counts);
   view.first_position = upload(layout.first_position);
-  view.fields = {.wide = matrix.columns > 1 << 16, .means = !matrix.mean.empty()};
+  view.fields = StepFields(matrix.columns > kMaxNarrowLines, !matrix.mean.empty());
+  view.field_units = view.fields.words / 4;
   view.field_words = upload(JoinFields(layout, view.fields));
   view.words = upload(layout.words);
   view.tables = upload(JoinTables(matrix));
+  const auto upload_levels = [&](const Levels& levels) {
+    LevelsView on_device{.values = upload(levels.values)};
+    std::copy(std::begin(levels.octets), std::end(levels.octets), on_device.octets);
+    std::copy(std::begin(levels.unit), std::end(levels.unit), on_device.unit);
+    return on_device;
+  };
+  weight->integers = upload_levels(LevelsInIntegers(matrix));
+  weight->bf16 = upload_levels(LevelsInBF16(matrix));
   view.arrived = upload(std::vector<uint32_t>(view.tiles));
   weight->row_of = view.rows;
   uint32_t depths = 0;
@@ -90,8 +97,11 @@ std::shared_ptr<CudaPackedWeight> MakePackedColumns(Device& device, const Packed
 
 void PackedColumns::MultiplyFew(Device& device, const Tensor& x, const Tensor& bias,
                                 const Tensor& y) const {
-  const bool in_bf16 = compute == DType::kBF16 && plan.warps > 0;
-  (in_bf16 ? MultiplyColumnsBF16 : MultiplyColumnsFloat)(device, *this, x, bias, y);
+  const bool in_float = compute == DType::kF32 || plan.warps == 0;
+  const auto multiply = in_float          ? MultiplyColumnsFloat
+                        : x.shape[0] == 1 ? MultiplyColumnsOne
+                                          : MultiplyColumnsFew;
+  multiply(device, *this, x, bias, y);
 }
 
 }  // namespace cvxq::cuda

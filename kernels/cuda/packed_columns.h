@@ -10,11 +10,9 @@
 
 namespace cvxq::cuda {
 
-// In shared memory a product looks values of tables up as BF16: both of two neighbouring lines at
-// once where a table of pairs is small enough. Each lane has a copy in the bank of its own.
-inline constexpr int kMaxPairDepth = 4;
-constexpr int LookUpBits(int depth) { return depth <= kMaxPairDepth ? 2 * depth : depth; }
-constexpr int TableBytes(int depth) { return (4 * kWarp) << LookUpBits(depth); }
+// In shared memory a product looks values of codes up that are too deep for octets; each lane has a
+// copy in the bank of its own.
+constexpr int TableBytes(int depth) { return (4 * kWarp) << depth; }
 
 // Where the tables of the depths in `depths` (bit b: depth b) stand: each at a multiple of its
 // size, so that the bits of a code are or-ed to its address.
@@ -25,18 +23,21 @@ struct TablePlaces {
 };
 TablePlaces PlaceTables(uint32_t depths);
 
-// A warp's shared memory in a product: a ring of kRingSlots steps on their way, and the step's x.
-inline constexpr int kRingSlots = 3;
+// A warp's shared memory in a product: a ring of kRingSlots steps on their way, and what was made
+// of the step's x (packed_product.cuh).
+inline constexpr int kRingSlots = 2;
+inline constexpr int kStagedWords = 288;
 inline constexpr int kMaxProductWarps = 24;  // of a block; one block on each multiprocessor
 
 struct ProductPlan {
   int64_t blocks = 1;
-  int warps = 0;  // of a block; 0: the tables do not fit, so that products are in float
+  int warps = 0;  // of a block; 0: products are in float
   int slot_bytes = 0, ring_bytes = 0;
   int64_t shared_bytes = 0;  // of a block
 };
 // For the steps of a matrix whose deepest run has max_depth bits, on a card with so many
-// multiprocessors and so much shared memory for a block.
+// multiprocessors and so much shared memory for a block. No warps where tables do not fit, or lines
+// are wide.
 ProductPlan PlanProduct(int64_t steps, int strips, int max_depth, StepFields fields,
                         const TablePlaces& tables, int multiprocessors, int64_t shared_limit);
 
@@ -49,10 +50,11 @@ struct ColumnsView {
   const LineCounts* counts = nullptr;
   const int64_t* first_position = nullptr;
   StepFields fields;
+  int field_units = 0;  // of 16 bytes, of a step
   const uint32_t* field_words = nullptr;
   const uint32_t* words = nullptr;
   const float* tables = nullptr;  // JoinTables
-  TablePlaces places;
+  TablePlaces places;             // of codes deeper than octets
   // Shares of products.
   const Piece* pieces = nullptr;
   const TileParts* parts = nullptr;
@@ -61,11 +63,19 @@ struct ColumnsView {
   int slot_bytes = 0, ring_bytes = 0;
 };
 
+// Levels in device memory.
+struct LevelsView {
+  const uint16_t* values = nullptr;  // [kTableValues]
+  Levels::Octets octets[kMaxOctetDepth + 1];
+  float unit[kMaxDepth + 1] = {};
+};
+
 struct PackedColumns : public CudaPackedWeight {
   int strips = 1;
   ProductPlan plan;
   ColumnsView view;
-  Tensor memory[11];  // what the view points to
+  LevelsView integers, bf16;
+  Tensor memory[13];  // what the views point to
 
   void MultiplyFew(Device& device, const Tensor& x, const Tensor& bias,
                    const Tensor& y) const override;
@@ -73,9 +83,12 @@ struct PackedColumns : public CudaPackedWeight {
   void Unpack(Device& device, const Tensor& w) const override;
 };
 
-// packed_product.cu: with tensor cores. packed_product_float.cu: in float.
-void MultiplyColumnsBF16(Device& device, const PackedColumns& weight, const Tensor& x,
-                         const Tensor& bias, const Tensor& y);
+// packed_product_one.cu: by products of integers. packed_product_few.cu: of BF16.
+// packed_product_float.cu: in float.
+void MultiplyColumnsOne(Device& device, const PackedColumns& weight, const Tensor& x,
+                        const Tensor& bias, const Tensor& y);
+void MultiplyColumnsFew(Device& device, const PackedColumns& weight, const Tensor& x,
+                        const Tensor& bias, const Tensor& y);
 void MultiplyColumnsFloat(Device& device, const PackedColumns& weight, const Tensor& x,
                           const Tensor& bias, const Tensor& y);
 

@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
+#include <cmath>
+#include <iterator>
+
+#include "tensor/dtype.h"
 
 namespace cvxq::cuda {
 namespace {
@@ -63,22 +66,30 @@ void PutCodes(CodeReader reader, int64_t members, const LineCounts& counts, int 
               int64_t tile_words, uint32_t* words) {
   for (int b = kMaxDepth; b >= 1; --b) {
     for (int64_t position = 0; position < counts.lines[b]; ++position) {
-      // Eight rows have their codes at the same bit, four lanes from one to the next.
+      // Eight rows have their codes at the same bits, four lanes from one to the next.
       for (int64_t begin = 0; begin < members; begin += 8) {
         const int64_t tile = begin / (kStripRows * strips);
         const CodePlace place =
-            PlaceOfCode(position, static_cast<int>(begin % (kStripRows * strips)), b, strips);
-        const int i = place.bit / 32, shift = place.bit % 32;
-        uint32_t* word = words + tile * tile_words;
-        const int64_t low = WordOfQuarter(place.quarter, i, place.lane, b);
-        constexpr int kNextLane = 4;
-        const bool straddles = shift + b > 32;
-        const int64_t high = straddles ? WordOfQuarter(place.quarter, i + 1, place.lane, b) : low;
+            PlaceOfCode(position, static_cast<int>(begin % (kStripRows * strips)), strips);
+        uint32_t* word = words + tile * tile_words + WordOfQuarter(place.quarter, 0, place.lane, b);
         const int64_t end = std::min<int64_t>(8, members - begin);
-        for (int64_t g = 0; g < end; ++g) {
-          const uint64_t code = uint64_t{reader.Read(b)} << shift;
-          word[low + g * kNextLane] |= static_cast<uint32_t>(code);
-          if (straddles) word[high + g * kNextLane] |= static_cast<uint32_t>(code >> 32);
+        constexpr int kNextLane = 4;
+        if (IsWhole(place.index, b)) {
+          const int bit = BitOfCode(place.index, 0, b), shift = bit % 32;
+          word += bit / 32 * kWarp;
+          for (int64_t g = 0; g < end; ++g, word += kNextLane) {
+            const uint64_t code = uint64_t{reader.Read(b)} << shift;
+            word[0] |= static_cast<uint32_t>(code);
+            if (shift + b > 32) word[kWarp] |= static_cast<uint32_t>(code >> 32);
+          }
+        } else {
+          for (int64_t g = 0; g < end; ++g, word += kNextLane) {
+            const uint32_t code = reader.Read(b);
+            for (int k = 0; k < b; ++k) {
+              const int bit = BitOfCode(place.index, k, b);
+              word[bit / 32 * kWarp] |= (code >> k & 1) << (bit % 32);
+            }
+          }
         }
       }
     }
@@ -133,9 +144,9 @@ ColumnLayout LayOutColumns(const PackedMatrix& matrix, int strips) {
 
 std::vector<uint32_t> JoinFields(const ColumnLayout& layout, StepFields fields) {
   const auto steps = static_cast<int64_t>(layout.line.size()) / kStepLines;
-  std::vector<uint32_t> words(steps * fields.words());
+  std::vector<uint32_t> words(steps * fields.words);
   for (int64_t step = 0; step < steps; ++step) {
-    uint32_t* to = words.data() + step * fields.words();
+    uint32_t* to = words.data() + step * fields.words;
     for (int k = 0; k < kStepLines; ++k) {
       const int64_t position = step * kStepLines + k;
       const auto line = static_cast<uint32_t>(layout.line[position]);
@@ -144,9 +155,9 @@ std::vector<uint32_t> JoinFields(const ColumnLayout& layout, StepFields fields) 
       } else {
         to[k / 2] |= line << (k % 2 * 16);
       }
-      to[fields.scale_word() + k] = std::bit_cast<uint32_t>(layout.scale[position]);
+      to[fields.scale_word + k] = std::bit_cast<uint32_t>(layout.scale[position]);
       if (fields.means) {
-        to[fields.mean_word() + k] = std::bit_cast<uint32_t>(layout.mean[position]);
+        to[fields.mean_word + k] = std::bit_cast<uint32_t>(layout.mean[position]);
       }
     }
   }
@@ -193,6 +204,58 @@ std::vector<float> JoinTables(const PackedMatrix& matrix) {
     std::copy(matrix.table[b].begin(), matrix.table[b].end(), joined.begin() + FirstOfTable(b));
   }
   return joined;
+}
+
+namespace {
+
+// `round`: 16 bits of a value, given its depth.
+template <typename Round>
+void FillLevels(const PackedMatrix& matrix, const Round& round, Levels& levels) {
+  levels.values.assign(kTableValues, 0);
+  for (int b = 1; b <= kMaxDepth; ++b) {
+    uint16_t* values = levels.values.data() + FirstOfTable(b);
+    for (size_t i = 0; i < matrix.table[b].size(); ++i) {
+      values[i] = round(b, matrix.table[b][i]);
+      if (b > kMaxOctetDepth) continue;
+      levels.octets[b].low[i / 4] |= uint32_t{values[i]} % 256 << (i % 4 * 8);
+      levels.octets[b].high[i / 4] |= uint32_t{values[i]} / 256 << (i % 4 * 8);
+    }
+  }
+}
+
+}  // namespace
+
+Levels LevelsInBF16(const PackedMatrix& matrix) {
+  static constexpr float kMost = 3.3895314e38f;  // finite, so that lines that fill up add zeros
+  Levels levels;
+  std::fill(std::begin(levels.unit), std::end(levels.unit), 1.0f);
+  FillLevels(
+      matrix, [](int, float value) { return FloatToBF16(std::clamp(value, -kMost, kMost)); },
+      levels);
+  return levels;
+}
+
+// An integer is 256 times its high byte and its low byte, both with a sign: 127 * 256 + 127 is the
+// largest of which the negative is one too.
+Levels LevelsInIntegers(const PackedMatrix& matrix) {
+  constexpr int kMost = 127 * 256 + 127;
+  Levels levels;
+  for (int b = 1; b <= kMaxDepth; ++b) {
+    float most = 0;
+    for (const float value : matrix.table[b]) most = std::max(most, std::abs(value));
+    levels.unit[b] = most / kMost;
+  }
+  FillLevels(
+      matrix,
+      [&](int b, float value) {
+        if (levels.unit[b] == 0) return uint16_t{0};
+        const double of_unit = std::nearbyint(double{value} / levels.unit[b]);
+        const auto level = static_cast<int>(std::clamp<double>(of_unit, -kMost, kMost));
+        // The low byte is read with a sign, so that from 128 on the high byte is one more.
+        return static_cast<uint16_t>(((level + 128) >> 8) * 256 + (level & 255));
+      },
+      levels);
+  return levels;
 }
 
 }  // namespace cvxq::cuda

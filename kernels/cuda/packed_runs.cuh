@@ -41,33 +41,39 @@ class RunWalk {
 
 // The words of the step that a position is in, and its fields.
 __device__ inline const uint32_t* FieldsAt(const ColumnsView& view, int64_t position) {
-  return view.field_words + position / kStepLines * view.fields.words();
+  return view.field_words + position / kStepLines * view.fields.words;
 }
 __device__ inline int32_t LineAt(const ColumnsView& view, int64_t position) {
-  const uint32_t* fields = FieldsAt(view, position);
   const auto k = static_cast<int>(position % kStepLines);
+  const uint32_t* fields = FieldsAt(view, position);
   return static_cast<int32_t>(view.fields.wide ? fields[k]
                                                : fields[k / 2] >> (k % 2 * 16) & 0xffff);
 }
 __device__ inline float ScaleAt(const ColumnsView& view, int64_t position) {
-  return __uint_as_float(
-      FieldsAt(view, position)[view.fields.scale_word() + position % kStepLines]);
+  return __uint_as_float(FieldsAt(view, position)[view.fields.scale_word + position % kStepLines]);
 }
 // 0 where there are no means.
 __device__ inline float MeanAt(const ColumnsView& view, int64_t position) {
   if (!view.fields.means) return 0;
-  return __uint_as_float(FieldsAt(view, position)[view.fields.mean_word() + position % kStepLines]);
+  return __uint_as_float(FieldsAt(view, position)[view.fields.mean_word + position % kStepLines]);
 }
 
 // The code of a position and a row of the tile.
 __device__ inline uint32_t CodeAt(const Run& run, int64_t position, int row, int depth,
                                   int strips) {
-  const CodePlace place = PlaceOfCode(position, row, depth, strips);
-  const int i = place.bit / 32, shift = place.bit % 32;
-  uint64_t two = run.words[WordOfQuarter(place.quarter, i, place.lane, depth)];
-  if (shift + depth > 32) {
-    two |= uint64_t{run.words[WordOfQuarter(place.quarter, i + 1, place.lane, depth)]} << 32;
+  const CodePlace place = PlaceOfCode(position, row, strips);
+  const uint32_t* words = run.words + WordOfQuarter(place.quarter, 0, place.lane, depth);
+  if (!IsWhole(place.index, depth)) {
+    uint32_t code = 0;
+    for (int k = 0; k < depth; ++k) {
+      const int bit = BitOfCode(place.index, k, depth);
+      code |= (words[bit / 32 * kWarp] >> (bit % 32) & 1) << k;
+    }
+    return code;
   }
+  const int bit = BitOfCode(place.index, 0, depth), shift = bit % 32;
+  uint64_t two = words[bit / 32 * kWarp];
+  if (shift + depth > 32) two |= uint64_t{words[bit / 32 * kWarp + kWarp]} << 32;
   return static_cast<uint32_t>(two >> shift) & ((1u << depth) - 1);
 }
 

@@ -44,8 +44,9 @@ class Sharing {
   }
   // What a step costs: the bytes that are read, and as many as its instructions are worth.
   int64_t StepBytes(int depth) const {
-    constexpr int64_t kInstructions = 512;
-    return int64_t{depth} * layout_.strips * kWarp * 4 + fields_.words() * 4 + kInstructions;
+    constexpr int64_t kInstructions = 1024;
+    return int64_t{depth} * RunQuarters(kStepLines, layout_.strips) * kWarp * 4 +
+           fields_.words * 4 + kInstructions;
   }
 
   void ShareTile(int64_t tile) {

@@ -24,7 +24,7 @@ class CudaPackedWeight : public PackedWeight {
   const int32_t* row_of = nullptr;  // device: by stored row the row, or -1; null: the same
 
   // y[n,M] = x[n,N] W^T + bias (may be empty), n <= kFewRows. A row of y has the same bits in any
-  // batch.
+  // batch, but for kColumns in BF16 where it is alone.
   virtual void MultiplyFew(Device& device, const Tensor& x, const Tensor& bias,
                            const Tensor& y) const = 0;
   // w[end - begin, N] = the stored rows [begin, end).
@@ -35,9 +35,10 @@ class CudaPackedWeight : public PackedWeight {
   }
 };
 
-// kColumns, in tiles (packed_layout.h). Where compute is BF16, values of tables and x * scale are
-// rounded to BF16 and multiplied by tensor cores, so that each such term may be off by a relative
-// 2^-7 (means are exact); with F32 all is float.
+// kColumns, in tiles (packed_layout.h). With F32 all is float. With BF16 tensor cores multiply:
+// values of tables and x * scale rounded to BF16, so that each such term may be off by a relative
+// 2^-7 (means are exact); but one vector in integers, where values of tables are off by at most
+// 2^-16 of the table's largest and x * scale by 2^-26 of the largest met.
 std::shared_ptr<CudaPackedWeight> MakePackedColumns(Device& device, const PackedMatrix& matrix,
                                                     DType compute);
 // kRows; products are in float.

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -17,13 +18,16 @@ namespace {
 TEST(CudaPackedLayoutTest, CodesOfARunFillItsWords) {
   for (int strips : {1, 2, 4}) {
     for (int depth = 1; depth <= kMaxDepth; ++depth) {
-      const int32_t lines = kStepLines + 3 * QuarterLines(strips);
+      const int32_t lines = kStepLines + GroupLines(strips);
       std::vector<int> taken(RunWords(lines, depth, strips) * 32);
       for (int32_t position = 0; position < lines; ++position) {
         for (int row = 0; row < kStripRows * strips; ++row) {
-          const CodePlace place = PlaceOfCode(position, row, depth, strips);
+          const CodePlace place = PlaceOfCode(position, row, strips);
           for (int k = 0; k < depth; ++k) {
-            const int bit = place.bit + k;
+            const int bit = BitOfCode(place.index, k, depth);
+            if (k > 0 && IsWhole(place.index, depth)) {
+              EXPECT_EQ(bit, BitOfCode(place.index, k - 1, depth) + 1);
+            }
             ++taken.at(WordOfQuarter(place.quarter, bit / 32, place.lane, depth) * 32 + bit % 32);
           }
         }
@@ -34,16 +38,55 @@ TEST(CudaPackedLayoutTest, CodesOfARunFillItsWords) {
 }
 
 TEST(CudaPackedLayoutTest, ALaneHasWhatItGivesToAProduct) {
-  // MmaBF16: lane 4 g + t has (g, 2t), (g, 2t+1), (g+8, 2t), ..: with 3 bits at bits 0, 3, 6, ..
-  EXPECT_EQ(PlaceOfCode(0, 0, 3, 4).bit, 0);
-  EXPECT_EQ(PlaceOfCode(1, 0, 3, 4).bit, 3);
-  EXPECT_EQ(PlaceOfCode(0, 8, 3, 4).bit, 6);
-  EXPECT_EQ(PlaceOfCode(8, 0, 3, 4).bit, 12);
-  EXPECT_EQ(PlaceOfCode(0, 16, 3, 4).bit, 24);     // the next strip
-  EXPECT_EQ(PlaceOfCode(16, 0, 3, 4).quarter, 1);  // the next lines
-  EXPECT_EQ(PlaceOfCode(16, 0, 3, 1).bit, 24);
-  EXPECT_EQ(PlaceOfCode(64, 0, 3, 1).quarter, 1);
-  EXPECT_EQ(PlaceOfCode(7, 5, 3, 4).lane, 4 * 5 + 3);
+  // MmaInt8: lane 4 g + t has (g, 4t..), (g+8, 4t..), (g, 4t+16..), (g+8, 4t+16..), four each.
+  for (int strips : {1, 2, 4}) {
+    for (int lane = 0; lane < kWarp; ++lane) {
+      const int g = lane / 4, t = lane % 4;
+      for (int k = 0; k < 4; ++k) {
+        const int places[4][2] = {
+            {4 * t + k, g}, {4 * t + k, g + 8}, {4 * t + k + 16, g}, {4 * t + k + 16, g + 8}};
+        for (int four = 0; four < 4; ++four) {
+          const CodePlace place = PlaceOfCode(places[four][0], places[four][1], strips);
+          EXPECT_EQ(place.quarter, 0);
+          EXPECT_EQ(place.lane, lane);
+          EXPECT_EQ(place.index, 4 * four + k);
+        }
+      }
+    }
+  }
+  EXPECT_EQ(PlaceOfCode(0, 16, 4).index, 16);   // the next strip
+  EXPECT_EQ(PlaceOfCode(0, 32, 4).quarter, 1);  // the one after it
+  EXPECT_EQ(PlaceOfCode(32, 0, 4).quarter, 2);  // the next lines
+  EXPECT_EQ(PlaceOfCode(32, 16, 2).quarter, 1);
+  EXPECT_EQ(PlaceOfCode(32, 0, 1).index, 16);
+  EXPECT_EQ(PlaceOfCode(64, 0, 1).quarter, 1);
+}
+
+TEST(CudaPackedLayoutTest, LevelsAreTheirBytes) {
+  const PackedMatrix matrix = RandomPackedMatrix({20, 64, 16, Partition::kColumns, false, 1, 8}, 3);
+  for (const bool integers : {false, true}) {
+    const Levels levels = integers ? LevelsInIntegers(matrix) : LevelsInBF16(matrix);
+    for (int b = 1; b <= kMaxDepth; ++b) {
+      const std::vector<float>& table = matrix.table[b];
+      float most = 0;
+      for (const float value : table) most = std::max(most, std::abs(value));
+      for (size_t i = 0; i < table.size(); ++i) {
+        const uint16_t bits = levels.values[FirstOfTable(b) + i];
+        if (b <= kMaxOctetDepth) {
+          const auto byte = [&](const uint32_t(&words)[4]) {
+            return words[i / 4] >> (i % 4 * 8) & 255;
+          };
+          EXPECT_EQ(byte(levels.octets[b].low) + 256 * byte(levels.octets[b].high), bits);
+        }
+        if (integers) {
+          const int level = static_cast<int8_t>(bits) + 256 * static_cast<int8_t>(bits >> 8);
+          EXPECT_NEAR(level * levels.unit[b], table[i], most / 65000);
+        } else {
+          EXPECT_EQ(bits, FloatToBF16(table[i]));
+        }
+      }
+    }
+  }
 }
 
 std::vector<RandomPackedSpec> Specs(Partition partition) {
@@ -76,10 +119,10 @@ TEST(CudaPackedLayoutTest, ColumnsHoldTheMatrix) {
             for (int32_t k = 0; k < lines && to >= 0; ++k) {
               float value = 0;
               if (b > 0) {
-                const CodePlace place = PlaceOfCode(k, row, b, strips);
+                const CodePlace place = PlaceOfCode(k, row, strips);
                 uint32_t code = 0;
                 for (int i = 0; i < b; ++i) {
-                  const int bit = place.bit + i;
+                  const int bit = BitOfCode(place.index, i, b);
                   code |= (layout.words.at(word +
                                            WordOfQuarter(place.quarter, bit / 32, place.lane, b)) >>
                                (bit % 32) &
@@ -156,17 +199,17 @@ TEST(CudaPackedLayoutTest, FieldsOfAStepStandTogether) {
     const ColumnLayout layout =
         LayOutColumns(RandomPackedMatrix({40, 301, 16, Partition::kColumns, means, 0, 3}, 9), 1);
     for (const bool wide : {false, true}) {
-      const StepFields fields{wide, means};
-      EXPECT_EQ(fields.words() % 4, 0);
+      const StepFields fields(wide, means);
+      EXPECT_EQ(fields.words % 4, 0);
       const std::vector<uint32_t> words = JoinFields(layout, fields);
-      ASSERT_EQ(words.size(), layout.line.size() / kStepLines * fields.words());
+      ASSERT_EQ(words.size(), layout.line.size() / kStepLines * fields.words);
       for (size_t i = 0; i < layout.line.size(); ++i) {
-        const uint32_t* step = words.data() + i / kStepLines * fields.words();
+        const uint32_t* step = words.data() + i / kStepLines * fields.words;
         const size_t k = i % kStepLines;
         EXPECT_EQ(wide ? step[k] : step[k / 2] >> (k % 2 * 16) & 0xffff, layout.line[i]);
-        EXPECT_EQ(std::bit_cast<float>(step[fields.scale_word() + k]), layout.scale[i]);
+        EXPECT_EQ(std::bit_cast<float>(step[fields.scale_word + k]), layout.scale[i]);
         if (means) {
-          EXPECT_EQ(std::bit_cast<float>(step[fields.mean_word() + k]), layout.mean[i]);
+          EXPECT_EQ(std::bit_cast<float>(step[fields.mean_word + k]), layout.mean[i]);
         }
       }
     }
@@ -176,20 +219,22 @@ TEST(CudaPackedLayoutTest, FieldsOfAStepStandTogether) {
 TEST(CudaPackedLayoutTest, AProductTakesWhatACardHas) {
   constexpr int64_t kLarge = 227 << 10, kSmall = 99 << 10;
   const TablePlaces three = PlaceTables(1 << 3), all = PlaceTables(0x1fe);
-  const ProductPlan large = PlanProduct(1 << 16, 4, 3, {}, three, 132, kLarge);
+  const ProductPlan large = PlanProduct(1 << 15, 4, 3, StepFields(), three, 132, kLarge);
   EXPECT_EQ(large.blocks, 132);
   EXPECT_EQ(large.warps, kMaxProductWarps);
-  // 4096 x 4096: each warp has two steps.
-  EXPECT_EQ(PlanProduct(64 * 64, 4, 3, {}, three, 132, kLarge).warps, 16);
-  EXPECT_EQ(PlanProduct(3, 4, 3, {}, three, 132, kLarge).blocks, 2);
-  EXPECT_EQ(PlanProduct(0, 4, 0, {}, PlaceTables(0), 132, kLarge).blocks, 1);
-  EXPECT_GT(PlanProduct(1 << 16, 4, 4, {}, PlaceTables(0x1c), 132, kSmall).warps, 2);
-  EXPECT_EQ(PlanProduct(1 << 16, 4, 8, {}, all, 132, kSmall).warps, 0);  // in float
+  // 4096 x 4096: each warp has one step.
+  EXPECT_EQ(PlanProduct(64 * 32, 4, 3, StepFields(), three, 132, kLarge).warps, 16);
+  EXPECT_EQ(PlanProduct(3, 4, 3, StepFields(), three, 132, kLarge).blocks, 3);
+  EXPECT_EQ(PlanProduct(0, 4, 0, StepFields(), PlaceTables(0), 132, kLarge).blocks, 1);
+  EXPECT_GT(PlanProduct(1 << 15, 4, 4, StepFields(), PlaceTables(0x1c), 132, kSmall).warps, 7);
+  EXPECT_GT(PlanProduct(1 << 15, 4, 8, StepFields(), all, 132, kSmall).warps, 0);
+  // Lines that 16 bits cannot name are multiplied in float.
+  EXPECT_EQ(PlanProduct(1 << 15, 4, 3, StepFields(true), three, 132, kLarge).warps, 0);
   for (uint32_t depths = 0; depths < 1u << (kMaxDepth + 1); depths += 2) {
     const TablePlaces tables = PlaceTables(depths);
     for (const int64_t limit : {kSmall, kLarge}) {
-      const ProductPlan plan =
-          PlanProduct(1 << 16, 4, std::bit_width(depths >> 1), {true, true}, tables, 132, limit);
+      const ProductPlan plan = PlanProduct(1 << 15, 4, std::bit_width(depths >> 1),
+                                           StepFields(false, true), tables, 132, limit);
       EXPECT_TRUE(plan.warps == 0 || plan.shared_bytes <= limit);
       EXPECT_EQ(plan.ring_bytes % 16, 0);
       // Wherever shared memory begins, everything fits.
@@ -204,16 +249,16 @@ TEST(CudaPackedLayoutTest, AProductTakesWhatACardHas) {
 TEST(CudaPackedLayoutTest, TablesStandAtMultiplesOfTheirSizes) {
   for (uint32_t depths = 0; depths < 1u << (kMaxDepth + 1); depths += 2) {
     const TablePlaces places = PlaceTables(depths);
-    std::vector<int> taken(places.bytes / TableBytes(1));
+    std::vector<int> taken(places.bytes / TableBytes(0));
     for (int b = 1; b <= kMaxDepth; ++b) {
-      if ((depths >> b & 1) == 0) {
+      if ((depths >> b & 1) == 0 || b <= kMaxOctetDepth) {
         EXPECT_LT(places.of[b], 0);
         continue;
       }
       EXPECT_EQ(places.of[b] % TableBytes(b), 0);
       EXPECT_EQ(places.alignment % TableBytes(b), 0);
-      for (int i = 0; i < TableBytes(b) / TableBytes(1); ++i) {
-        ++taken.at(places.of[b] / TableBytes(1) + i);
+      for (int i = 0; i < TableBytes(b) / TableBytes(0); ++i) {
+        ++taken.at(places.of[b] / TableBytes(0) + i);
       }
     }
     for (int count : taken) EXPECT_EQ(count, 1);

@@ -86,7 +86,7 @@ TEST(CudaPackedSharesTest, EveryStepOnceAndEveryTileWritten) {
         for (const int strips : {1, 2, 4}) {
           const ColumnLayout layout = LayOutColumns(matrix, strips);
           for (const int64_t warps : {1, 2, 7, 64, 1000}) {
-            ExpectShares(layout, {.means = means}, warps);
+            ExpectShares(layout, StepFields(false, means), warps);
           }
         }
       }
@@ -98,7 +98,7 @@ TEST(CudaPackedSharesTest, TilesWithoutLinesAreWrittenToo) {
   const PackedMatrix matrix = RandomPackedMatrix({70, 20, 16, Partition::kColumns, false, 0, 0}, 1);
   const ColumnLayout layout = LayOutColumns(matrix, 1);
   EXPECT_EQ(StepCount(layout), 0);
-  for (const int64_t warps : {1, 3, 50}) ExpectShares(layout, {}, warps);
+  for (const int64_t warps : {1, 3, 50}) ExpectShares(layout, StepFields(), warps);
 }
 
 TEST(CudaPackedSharesTest, WarpsHaveAboutAsMuch) {
@@ -106,13 +106,13 @@ TEST(CudaPackedSharesTest, WarpsHaveAboutAsMuch) {
       RandomPackedMatrix({256, 4096, 64, Partition::kColumns, false, 1, 4}, 1);
   const ColumnLayout layout = LayOutColumns(matrix, 4);
   constexpr int64_t kWarps = 20;
-  const Shares shares = ShareSteps(layout, {}, kWarps);
+  const Shares shares = ShareSteps(layout, StepFields(), kWarps);
   std::vector<int64_t> words(kWarps);
   for (int64_t warp = 0; warp < kWarps; ++warp) {
     for (auto at = static_cast<int32_t>(warp); at != Piece::kNone; at = shares.pieces[at].next) {
       const Piece& piece = shares.pieces[at];
       words[warp] += RunWords(piece.lines, piece.depth, layout.strips) +
-                     RunSteps(piece.lines) * StepFields{}.words();
+                     RunSteps(piece.lines) * StepFields().words;
     }
   }
   const auto [least, most] = std::minmax_element(words.begin(), words.end());

@@ -1,6 +1,7 @@
 // Packed and scaled matrices on the GPU against the plain decoders, over odd shapes.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <memory>
@@ -86,6 +87,14 @@ double DecodedTerm(float x, float scale, float level, float mean) {
   return ToBF16(x) * ToBF16(scale * level + mean);
 }
 
+// As one vector is multiplied: to integers of which the largest is 127 * 256 + 127.
+void RoundTo16Bits(std::vector<float>& table) {
+  float most = 0;
+  for (const float value : table) most = std::max(most, std::abs(value));
+  const float unit = most / (127 * 256 + 127);
+  for (float& value : table) value = unit == 0 ? 0 : unit * std::nearbyint(value / unit);
+}
+
 // levels[M, N]: the values of the tables.
 Terms SumTerms(const PackedMatrix& matrix, const std::vector<float>& levels,
                const std::vector<float>& x, int64_t n, const std::vector<float>& bias, Term term) {
@@ -121,10 +130,13 @@ void ExpectMatrix(const RandomPackedSpec& spec, int64_t n, uint64_t key) {
   SCOPED_TRACE(absl::StrCat(Describe(spec), ", n ", n));
   const PackedMatrix matrix = RandomPackedMatrix(spec, key);
   ASSERT_TRUE(matrix.Validate().ok()) << matrix.Validate();
+  const bool by_columns = spec.partition == Partition::kColumns;
   PackedMatrix plain = matrix;
   plain.scale.assign(plain.scale.size(), 1);
   plain.mean.clear();
   const std::vector<float> levels = Decode(plain);
+  for (std::vector<float>& table : plain.table) RoundTo16Bits(table);
+  const std::vector<float> rounded_levels = Decode(plain);
   const std::vector<float> x = RandomFloats(n * spec.columns, key + 1);
   const std::vector<float> bias =
       key % 2 == 0 ? RandomFloats(spec.rows, key + 2) : std::vector<float>();
@@ -132,12 +144,14 @@ void ExpectMatrix(const RandomPackedSpec& spec, int64_t n, uint64_t key) {
     SCOPED_TRACE(Name(compute));
     const auto weight = Gpu()->ImportPacked(matrix, compute);
     ASSERT_NO_FATAL_FAILURE(ExpectUnpacks(*weight, Decode(matrix)));
+    const bool in_bf16 = compute == DType::kBF16;
+    const bool on_tensor_cores = in_bf16 && n <= 8 && by_columns && spec.columns <= 1 << 16;
+    const bool in_integers = on_tensor_cores && n == 1;
     Term term = ExactTerm;
-    if (compute == DType::kBF16 && n > 8) term = DecodedTerm;
-    if (compute == DType::kBF16 && n <= 8 && spec.partition == Partition::kColumns) {
-      term = CodesTerm;
-    }
-    const Terms expected = SumTerms(matrix, levels, x, n, bias, term);
+    if (in_bf16 && n > 8) term = DecodedTerm;
+    if (on_tensor_cores && n > 1) term = CodesTerm;
+    const Terms expected =
+        SumTerms(matrix, in_integers ? rounded_levels : levels, x, n, bias, term);
     const std::vector<float> y = Multiply(*weight, x, n, bias);
     for (size_t i = 0; i < y.size(); ++i) {
       ASSERT_NEAR(y[i], expected.sum[i], 3e-6 * expected.magnitude[i])
@@ -212,7 +226,8 @@ TEST_F(CudaPackedTest, SameBitsInAnyBatch) {
         std::make_shared<const ScaledMatrix>(RandomScaledMatrix(M, N, 100, 8)), compute));
     for (size_t w = 0; w < weights.size(); ++w) {
       const std::vector<float> all = Multiply(*weights[w], x, n, {});
-      for (int64_t batch : {1, 3}) {
+      // On tensor cores a row that is alone is computed in integers.
+      for (int64_t batch : {compute == DType::kBF16 && w == 0 ? 2 : 1, 3}) {
         for (int64_t t = 0; t + batch <= n; t += batch) {
           const std::vector<float> some(x.begin() + t * N, x.begin() + (t + batch) * N);
           const std::vector<float> y = Multiply(*weights[w], some, batch, {});

@@ -4,6 +4,7 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
@@ -65,6 +66,33 @@ inline void MmaBF16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2
   }
 }
 
+inline void MmaInt8(int (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  using Words = std::array<uint32_t, 4>;
+  std::array<Words, 32> as;
+  std::array<std::array<uint32_t, 2>, 32> bs;
+  const int lane = static_cast<int>(threadIdx.x % 32), g = lane / 4, t = lane % 4;
+  const Words own_a{a[0], a[1], a[2], a[3]};
+  cuda_shim::NextSlots();
+  std::memcpy(cuda_shim::Slot(lane), &own_a, sizeof(own_a));
+  cuda_shim::WarpBarrier();
+  for (int l = 0; l < 32; ++l) std::memcpy(&as[l], cuda_shim::Slot(l), sizeof(Words));
+  cuda_shim::NextSlots();
+  std::memcpy(cuda_shim::Slot(lane), b, sizeof(b));
+  cuda_shim::WarpBarrier();
+  for (int l = 0; l < 32; ++l) std::memcpy(&bs[l], cuda_shim::Slot(l), sizeof(b));
+  const auto byte = [](uint32_t word, int i) {
+    return static_cast<int>(static_cast<int8_t>(word >> (8 * i)));
+  };
+  for (int e = 0; e < 4; ++e) {
+    const int row = g + (e >= 2 ? 8 : 0), column = 2 * t + e % 2;
+    for (int k = 0; k < 32; ++k) {
+      const int of_four = k % 16 / 4;
+      d[e] += byte(as[row % 8 * 4 + of_four][(row >= 8 ? 1 : 0) + (k >= 16 ? 2 : 0)], k % 4) *
+              byte(bs[column * 4 + of_four][k >= 16 ? 1 : 0], k % 4);
+    }
+  }
+}
+
 // The 16-bit element (i, j) of matrix m, whose rows begin at the addresses of the lanes.
 inline void LoadMatrices(uint32_t (&r)[4], const void* row, bool transposed) {
   const int lane = static_cast<int>(threadIdx.x % 32);
@@ -105,6 +133,13 @@ inline uint32_t ChooseBytes(uint32_t a, uint32_t b, uint32_t selector) {
     chosen |= static_cast<uint32_t>(both >> (8 * (selector >> (4 * i) & 7)) & 0xff) << (8 * i);
   }
   return chosen;
+}
+
+inline int RoundToInt(float x) { return static_cast<int>(std::nearbyint(x)); }
+inline uint32_t WarpMax(uint32_t x) {
+  for (int lanes = 16; lanes > 0; lanes /= 2)
+    x = std::max(x, __shfl_xor_sync(0xffffffffu, x, lanes));
+  return x;
 }
 
 // Dynamic shared memory, as if it began at an address that is a multiple of nothing much.
