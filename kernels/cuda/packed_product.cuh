@@ -37,19 +37,35 @@ __device__ uint32_t Octet(const uint32_t (&words)[kDepth], int octet) {
   }
 }
 
-// Of the four codes in the lower half of an octet.
+// An octet of which the lower half chooses, as ChooseLevels wants it.
 template <int kDepth>
-__device__ LevelBytes ChooseLevels(uint32_t codes, const Levels::Octets& table) {
+struct OctetCodes {
+  uint32_t codes, fourth_bits = 0;  // of each code apart, where there are any
+
+  __device__ explicit OctetCodes(uint32_t octet) : codes(octet) {
+    if constexpr (kDepth == 4) {
+      codes = octet & 0x77777777u;
+      fourth_bits = octet >> 3 & 0x11111111u;
+    }
+  }
+  __device__ void ToUpperHalf() {
+    codes >>= 16;
+    fourth_bits >>= 16;
+  }
+};
+
+// Of the four codes in the lower half.
+template <int kDepth>
+__device__ LevelBytes ChooseLevels(const OctetCodes<kDepth>& octet, const Levels::Octets& table) {
   if constexpr (kDepth < 4) {
-    return {ChooseBytes(table.low[0], table.low[1], codes),
-            ChooseBytes(table.high[0], table.high[1], codes)};
+    return {ChooseBytes(table.low[0], table.low[1], octet.codes),
+            ChooseBytes(table.high[0], table.high[1], octet.codes)};
   } else {
     // The codes' fourth bits choose between the halves of the table.
-    const uint32_t of_half = codes & 0x7777u;
-    const uint32_t second = ChooseBytes(0x0000ff00u, 0, codes >> 3 & 0x1111u);
+    const uint32_t second = ChooseBytes(0x0000ff00u, 0, octet.fourth_bits);
     const auto choose = [&](const uint32_t(&bytes)[4]) {
-      return (ChooseBytes(bytes[0], bytes[1], of_half) & ~second) |
-             (ChooseBytes(bytes[2], bytes[3], of_half) & second);
+      return (ChooseBytes(bytes[0], bytes[1], octet.codes) & ~second) |
+             (ChooseBytes(bytes[2], bytes[3], octet.codes) & second);
     };
     return {choose(table.low), choose(table.high)};
   }
@@ -75,13 +91,21 @@ template <int kDepth>
 __device__ void DecodeProduct(const uint32_t (&words)[kDepth], int product,
                               const LevelsView& levels, uint32_t lane_table, uint32_t (&low)[4],
                               uint32_t (&high)[4]) {
+  if constexpr (kDepth <= kMaxOctetDepth) {
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    LevelBytes bytes;
-    if constexpr (kDepth <= kMaxOctetDepth) {
-      const uint32_t codes = Octet<kDepth>(words, 2 * product + i / 2);
-      bytes = ChooseLevels<kDepth>(i % 2 == 0 ? codes : codes >> 16, levels.octets[kDepth]);
-    } else {
+    for (int i = 0; i < 2; ++i) {
+      OctetCodes<kDepth> octet(Octet<kDepth>(words, 2 * product + i));
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const LevelBytes bytes = ChooseLevels<kDepth>(octet, levels.octets[kDepth]);
+        low[2 * i + half] = bytes.low;
+        high[2 * i + half] = bytes.high;
+        octet.ToUpperHalf();
+      }
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
       uint32_t pairs[2];  // low bytes of two, then their high bytes
 #pragma unroll
       for (int pair = 0; pair < 2; ++pair) {
@@ -89,10 +113,9 @@ __device__ void DecodeProduct(const uint32_t (&words)[kDepth], int product,
         pairs[pair] = ChooseBytes(LookUp(words, at, kDepth, lane_table),
                                   LookUp(words, at + kDepth, kDepth, lane_table), 0x5140u);
       }
-      bytes = {ChooseBytes(pairs[0], pairs[1], 0x5410u), ChooseBytes(pairs[0], pairs[1], 0x7632u)};
+      low[i] = ChooseBytes(pairs[0], pairs[1], 0x5410u);
+      high[i] = ChooseBytes(pairs[0], pairs[1], 0x7632u);
     }
-    low[i] = bytes.low;
-    high[i] = bytes.high;
   }
 }
 
@@ -109,9 +132,9 @@ __device__ inline void FillTables(const ColumnsView& view, const LevelsView& lev
   }
 }
 
-// Where the tables and the warps' rings stand in a block's shared memory. Tables begin at an
-// address that is a multiple of the largest, so that the bits of a code are or-ed to that of their
-// table; rings fill what is before them.
+// What a block has in shared memory: x, where the plan has it there, else as it was; then tables
+// and rings. Tables begin at an address that is a multiple of the largest, so that the bits of a
+// code are or-ed to that of their table; rings fill what is before them.
 struct SharedPlaces {
   unsigned char *tables, *ring;
 
@@ -129,39 +152,34 @@ struct SharedPlaces {
 template <int kStrips>
 class Feed {
  public:
-  __device__ Feed(const ColumnsView& view, const Piece& first, int lane)
-      : view_(view), lane_(lane) {
+  __device__ Feed(const ColumnsView& view, const Piece& first, unsigned char* ring, int lane)
+      : view_(view), ring_(ring), copies_(ring + kRingSlots * view.slot_bytes, lane) {
     Begin(first);
+#pragma unroll
+    for (int i = 0; i + 1 < kRingSlots; ++i) Start(i);
   }
 
-  // Starts the copies of the next step, if there is one.
-  __device__ void Issue(unsigned char* slot) {
-    if (lines_ > 0) {
-      Copy(slot, fields_, view_.field_units);
-      fields_ += view_.field_units;
-      const int codes =
-          RunQuarters(lines_ < kStepLines ? lines_ : kStepLines, kStrips) * quarter_units_;
-      Copy(slot + 16 * view_.field_units, codes_, codes);
-      codes_ += codes;
-      lines_ -= kStepLines;
-      if (lines_ <= 0 && next_ != Piece::kNone) Begin(view_.pieces[next_]);
-    }
-    CommitCopies();
+  // The next step: waits until it is there, and starts the copies of one that comes later. The warp
+  // is in step behind.
+  __device__ const uint32_t* Next() {
+    copies_.Wait(slot_);
+    __syncwarp();  // all have this step, and are done with the one before
+    Start(slot_ == 0 ? kRingSlots - 1 : slot_ - 1);
+    const auto* step = reinterpret_cast<const uint32_t*>(ring_ + slot_ * view_.slot_bytes);
+    slot_ = slot_ + 1 == kRingSlots ? 0 : slot_ + 1;
+    return step;
   }
 
  private:
-  // Units of 16 bytes.
-  __device__ void Copy(unsigned char* to, const uint4* from, int units) const {
-    constexpr int kBytes = 16 * kWarp;
-    to += 16 * lane_;
-    from += lane_;
-#pragma unroll 1
-    for (; units >= 2 * kWarp; units -= 2 * kWarp, to += 2 * kBytes, from += 2 * kWarp) {
-      CopyAsync16(to, from);
-      CopyAsync16(to + kBytes, from + kWarp);
-    }
-    if (lane_ < units) CopyAsync16(to, from);
-    if (lane_ + kWarp < units) CopyAsync16(to + kBytes, from + kWarp);
+  __device__ void Start(int slot) {
+    if (lines_ <= 0) return copies_.Skip();
+    const int codes =
+        RunQuarters(lines_ < kStepLines ? lines_ : kStepLines, kStrips) * quarter_units_;
+    copies_.Start(slot, ring_ + slot * view_.slot_bytes, fields_, view_.field_units, codes_, codes);
+    fields_ += view_.field_units;
+    codes_ += codes;
+    lines_ -= kStepLines;
+    if (lines_ <= 0 && next_ != Piece::kNone) Begin(view_.pieces[next_]);
   }
 
   // With the first that has lines.
@@ -176,7 +194,9 @@ class Feed {
   }
 
   const ColumnsView& view_;
-  const int lane_;
+  unsigned char* const ring_;
+  RingCopies<kRingSlots> copies_;
+  int slot_ = 0;  // of the next step
   const uint4 *codes_, *fields_;
   int lines_, quarter_units_, next_;
 };
@@ -213,8 +233,19 @@ __device__ void WithDepth(int depth, const Body& body) {
   }
 }
 
+// What the flush of a tile reads is far away.
+__device__ inline void PrefetchTile(const ColumnsView& view, int32_t tile, int rows, int lane) {
+  if (tile == Piece::kNone) return;
+  if (lane == 0) PrefetchToL2(view.parts + tile);
+  if (lane == 1) PrefetchToL2(view.arrived + tile);
+  if (lane >= 2 && (lane - 2) * kWarp < rows) {
+    PrefetchToL2(view.rows + int64_t{tile} * rows + (lane - 2) * kWarp);
+  }
+}
+
 // Multiplies the pieces of this warp. A Tile has kRows rows and kSums sums (row * kVectors +
 // vector):
+//   Begin(shared)  of the whole block; gives what it leaves of the shared memory
 //   Multiply(depth, step, staged, lane_tables)  adds a step; the warp is in step before and behind
 //   Give(write)  calls write(row, vector, sum) for each, one lane for each sum, and begins anew
 // write(row of W, vector, sum) is what becomes of the sums of a whole tile.
@@ -222,21 +253,18 @@ template <int kStrips, typename Tile, typename Write>
 __device__ void MultiplyPieces(const ColumnsView& view, const LevelsView& levels, float* partial,
                                Tile& tile, const Write& write) {
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  const SharedPlaces places(view, DynamicShared(), warp);
+  const SharedPlaces places(view, DynamicShared() + view.x_bytes, warp);
   Piece piece = view.pieces[int64_t{blockIdx.x} * (blockDim.x / kWarp) + warp];
-  Feed<kStrips> feed(view, piece, lane);
-#pragma unroll
-  for (int i = 0; i + 1 < kRingSlots; ++i) feed.Issue(places.ring + i * view.slot_bytes);
-  if (view.places.bytes > 0) {
-    FillTables(view, levels, places.tables);
-    __syncthreads();
-  }
+  Feed<kStrips> feed(view, piece, places.ring, lane);
+  PrefetchTile(view, piece.tile, Tile::kRows, lane);
+  tile.Begin(DynamicShared());
+  FillTables(view, levels, places.tables);
+  __syncthreads();
   if (piece.tile == Piece::kNone) return;
 
   const uint32_t lane_tables = SharedAddress(places.tables) + 4 * lane;
-  unsigned char* const end = places.ring + kRingSlots * view.slot_bytes;
-  auto* const staged = reinterpret_cast<uint32_t*>(end);
-  unsigned char *slot = places.ring, *free = end - view.slot_bytes;
+  auto* const staged = reinterpret_cast<uint32_t*>(places.ring + kRingSlots * view.slot_bytes +
+                                                   RingCopies<kRingSlots>::kSharedBytes);
   const auto write_row = [&](int row, int v, float sum) {
     const int32_t to = view.rows[int64_t{piece.tile} * Tile::kRows + row];
     if (to >= 0) write(to, v, sum);
@@ -245,13 +273,7 @@ __device__ void MultiplyPieces(const ColumnsView& view, const LevelsView& levels
 
   while (true) {
     for (int lines = piece.lines; lines > 0; lines -= kStepLines) {
-      WaitForCopies<kRingSlots - 2>();
-      __syncwarp();  // all have this step, and are done with the one before
-      feed.Issue(free);
-      free = slot;
-      const auto* fields = reinterpret_cast<const uint32_t*>(slot);
-      slot += view.slot_bytes;
-      if (slot == end) slot = places.ring;
+      const uint32_t* fields = feed.Next();
       const Step step{fields, fields + 4 * view.field_units,
                       RunQuarters(lines < kStepLines ? lines : kStepLines, kStrips)};
       tile.Multiply(piece.depth, step, staged, lane_tables);
@@ -278,7 +300,9 @@ __device__ void MultiplyPieces(const ColumnsView& view, const LevelsView& levels
       }
     }
     if (piece.next == Piece::kNone) return;
+    const int32_t tile_before = piece.tile;
     piece = view.pieces[piece.next];
+    if (piece.tile != tile_before) PrefetchTile(view, piece.tile, Tile::kRows, lane);
   }
 }
 

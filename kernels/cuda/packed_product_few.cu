@@ -17,6 +17,8 @@ class BF16Tile {
   __device__ BF16Tile(const ColumnsView& view, const LevelsView& levels, const float* x)
       : view_(view), levels_(levels), x_(x), lane_(threadIdx.x % kWarp) {}
 
+  __device__ void Begin(unsigned char*) {}
+
   __device__ void Multiply(int depth, const Step& step, uint32_t* staged, uint32_t lane_tables) {
     constexpr int kQuarters = kPassLines / GroupLines(kStrips) * GroupQuarters(kStrips);
     const uint32_t* codes = step.codes + lane_;

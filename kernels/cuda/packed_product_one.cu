@@ -26,6 +26,13 @@ class IntegerTile {
   __device__ IntegerTile(const ColumnsView& view, const LevelsView& levels, const float* x)
       : view_(view), levels_(levels), x_(x), lane_(threadIdx.x % kWarp) {}
 
+  // Brings x to shared memory, if it has a place there.
+  __device__ void Begin(unsigned char* shared) {
+    if (view_.x_bytes == 0) return;
+    auto* x = reinterpret_cast<float*>(shared);
+    for (int64_t i = threadIdx.x; i < view_.N; i += blockDim.x) x[i] = x_[i];
+  }
+
   __device__ void Multiply(int depth, const Step& step, uint32_t* staged, uint32_t lane_tables) {
     Stage(step.fields, levels_.unit[depth], depth, staged);
     __syncwarp();
@@ -64,8 +71,16 @@ class IntegerTile {
 
   __device__ void Stage(const uint32_t* fields, float unit, int depth, uint32_t* staged) {
     const uint2 lines = reinterpret_cast<const uint2*>(fields)[lane_];
-    const float x[4] = {x_[lines.x & 0xffff], x_[lines.x >> 16], x_[lines.y & 0xffff],
-                        x_[lines.y >> 16]};
+    const uint32_t line[4] = {lines.x & 0xffff, lines.x >> 16, lines.y & 0xffff, lines.y >> 16};
+    float x[4];
+    if (view_.x_bytes > 0) {
+      const auto* shared_x = reinterpret_cast<const float*>(DynamicShared());
+#pragma unroll
+      for (int i = 0; i < 4; ++i) x[i] = shared_x[line[i]];
+    } else {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) x[i] = x_[line[i]];
+    }
     if (view_.fields.means) {
       const float4 mean = reinterpret_cast<const float4*>(fields + view_.fields.mean_word)[lane_];
       means_ = Fma(mean.x, x[0], Fma(mean.y, x[1], Fma(mean.z, x[2], Fma(mean.w, x[3], means_))));
