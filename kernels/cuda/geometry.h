@@ -17,6 +17,7 @@ struct Grid {
   int64_t x = 1, y = 1, z = 1;  // blocks
   int threads = kBlockThreads;  // of a block
   int64_t shared_bytes = 0;     // dynamic shared memory of a block
+  bool early = false;  // may start before earlier kernels are done, for which it waits itself
 
   bool empty() const { return x == 0 || y == 0 || z == 0; }
   // Whether a card can be asked for it.

@@ -111,92 +111,18 @@ __device__ inline void WaitForCopies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
 }
 
-// Copies by a warp to the slots of a ring in shared memory, whole units of 16 bytes: on cards that
-// can (compute capability 9.0), by one instruction each and an arrival barrier for each slot, else
-// by all lanes. All lanes call; what has arrived is seen by all after __syncwarp.
+// A kernel that was started early (Grid::early) waits until those before it are done, whose results
+// it needs and whose operands it may write; and lets those after it start early themselves.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-template <int kSlots>
-class RingCopies {
- public:
-  static constexpr int kSharedBytes = 16 * ((kSlots + 1) / 2);
-
-  __device__ RingCopies(void* shared, int lane)
-      : barriers_(static_cast<uint32_t>(__cvta_generic_to_shared(shared))), lane_(lane) {
-    if (lane == 0) {
-      for (int slot = 0; slot < kSlots; ++slot) {
-        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(Barrier(slot)) : "memory");
-      }
-      asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-    }
-    __syncwarp();
-  }
-
-  // Of two places, to one behind the other at `to` in the slot, which nobody reads any more.
-  __device__ void Start(int slot, void* to, const uint4* first, int first_units,
-                        const uint4* second, int second_units) {
-    if (lane_ != 0) return;
-    const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(Barrier(slot)),
-                 "r"(16 * (first_units + second_units))
-                 : "memory");
-    Copy(address, first, first_units, slot);
-    if (second_units > 0) Copy(address + 16 * first_units, second, second_units, slot);
-  }
-  // There is nothing to start.
-  __device__ void Skip() {}
-
-  // Until the copies to the slot that were started last are there.
-  __device__ void Wait(int slot) {
-    uint32_t done = 0;
-    while (done == 0) {
-      asm volatile(
-          "{\n.reg .pred p;\n"
-          "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
-          "selp.u32 %0, 1, 0, p;\n}"
-          : "=r"(done)
-          : "r"(Barrier(slot)), "r"(parities_ >> slot & 1)
-          : "memory");
-    }
-    parities_ ^= 1u << slot;
-  }
-
- private:
-  __device__ uint32_t Barrier(int slot) const { return barriers_ + 8 * slot; }
-  __device__ void Copy(uint32_t to, const uint4* from, int units, int slot) const {
-    asm volatile(
-        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
-            "r"(to),
-        "l"(from), "r"(16 * units), "r"(Barrier(slot))
-        : "memory");
-  }
-
-  const uint32_t barriers_;
-  const int lane_;
-  uint32_t parities_ = 0;
-};
+__device__ inline void WaitForEarlierKernels() {
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+__device__ inline void LetLaterKernelsStart() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
 #else
-template <int kSlots>
-class RingCopies {
- public:
-  static constexpr int kSharedBytes = 16 * ((kSlots + 1) / 2);
-
-  __device__ RingCopies(void*, int lane) : lane_(lane) {}
-  __device__ void Start(int, void* to, const uint4* first, int first_units, const uint4* second,
-                        int second_units) {
-    Copy(to, first, first_units);
-    Copy(static_cast<uint4*>(to) + first_units, second, second_units);
-    CommitCopies();
-  }
-  __device__ void Skip() { CommitCopies(); }
-  __device__ void Wait(int) { WaitForCopies<kSlots - 2>(); }
-
- private:
-  __device__ void Copy(void* to, const uint4* from, int units) const {
-    for (int i = lane_; i < units; i += 32) CopyAsync16(static_cast<uint4*>(to) + i, from + i);
-  }
-
-  const int lane_;
-};
+__device__ inline void WaitForEarlierKernels() {}
+__device__ inline void LetLaterKernelsStart() {}
 #endif
 
 // Brings what stands there to the second-level cache.
@@ -233,15 +159,14 @@ __device__ inline uint32_t LoadShared(uint32_t address) {
   return word;
 }
 
-// Adds one to a count that blocks share, and returns what it was. What this block wrote before, and
-// its threads before a barrier, is seen by whoever takes a later ticket and reads it by
-// LoadFromOthers.
+// Adds one to a count that blocks share, and returns what it was. What this thread wrote before,
+// and others before a barrier with it, is seen by whoever takes a later ticket, says
+// SeeEarlierTickets, and reads it by LoadFromOthers.
 __device__ inline uint32_t TakeTicket(uint32_t* count) {
   __threadfence();
-  const uint32_t ticket = atomicAdd(count, 1u);
-  __threadfence();
-  return ticket;
+  return atomicAdd(count, 1u);
 }
+__device__ inline void SeeEarlierTickets() { __threadfence(); }
 __device__ inline float LoadFromOthers(const float* p) { return __ldcg(p); }
 
 }  // namespace cvxq::cuda

@@ -34,6 +34,13 @@ void Launch(Device& device, const Grid& grid, void (*kernel)(Params...),
   config.blockDim = dim3(static_cast<unsigned>(grid.threads));
   config.dynamicSmemBytes = grid.shared_bytes;
   config.stream = device.stream();
+  cudaLaunchAttribute early = {};
+  if (grid.early && device.architecture() >= 90) {
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    config.attrs = &early;
+    config.numAttrs = 1;
+  }
   device.Check(cudaLaunchKernelEx(&config, kernel, arguments...), "starting a kernel");
 }
 

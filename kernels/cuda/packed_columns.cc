@@ -19,24 +19,25 @@ TablePlaces PlaceTables(uint32_t depths) {
   return places;
 }
 
-ProductPlan PlanProduct(int64_t steps, int64_t columns, int strips, int max_depth,
-                        StepFields fields, const TablePlaces& tables, int multiprocessors,
-                        int64_t shared_limit) {
+ProductPlan PlanProduct(int64_t steps, int strips, int max_depth, StepFields fields,
+                        const TablePlaces& tables, int multiprocessors, int64_t shared_limit) {
   ProductPlan plan;
   plan.slot_bytes = fields.words * 4 + RunQuarters(kStepLines, strips) * max_depth * kWarp * 4;
-  plan.ring_bytes = kRingSlots * plan.slot_bytes + 16 * CeilDiv(kRingSlots, 2) + kStagedWords * 4;
+  plan.ring_bytes = kRingSlots * plan.slot_bytes + kStagedWords * 4;
   // Tables begin at a multiple of `alignment`; rings stand before and behind them.
   const auto bytes = [&](int64_t warps) {
-    return plan.x_bytes + tables.bytes +
-           std::max<int64_t>(tables.alignment, (warps + 1) * plan.ring_bytes);
+    const bool aligned = tables.alignment <= 16;
+    return tables.bytes +
+           (aligned ? warps * plan.ring_bytes
+                    : std::max<int64_t>(tables.alignment, (warps + 1) * plan.ring_bytes));
   };
-  plan.blocks = std::clamp<int64_t>(steps, 1, multiprocessors);
+  plan.blocks = std::clamp<int64_t>(steps, 1, int64_t{kProductBlocks} * multiprocessors);
   plan.warps =
       static_cast<int>(std::clamp<int64_t>(CeilDiv(steps, plan.blocks), 1, kMaxProductWarps));
   if (fields.wide) plan.warps = 0;
-  // x is worth the place of a few warps.
-  plan.x_bytes = static_cast<int>(CeilDiv(columns, 4) * 16);
-  if (bytes(std::min(plan.warps, kEnoughProductWarps)) > shared_limit) plan.x_bytes = 0;
+  // Fewer warps, so that the blocks fit; but not too few.
+  constexpr int kFewWarps = 4;
+  while (plan.warps > kFewWarps && bytes(plan.warps) > shared_limit / kProductBlocks) --plan.warps;
   while (plan.warps > 0 && bytes(plan.warps) > shared_limit) --plan.warps;
   plan.shared_bytes = bytes(plan.warps);
   return plan;
@@ -88,12 +89,10 @@ std::shared_ptr<CudaPackedWeight> MakePackedColumns(Device& device, const Packed
   }
   view.places = PlaceTables(depths);
   const int max_depth = depths == 0 ? 0 : std::bit_width(depths) - 1;
-  weight->plan =
-      PlanProduct(StepCount(layout), matrix.columns, layout.strips, max_depth, view.fields,
-                  view.places, device.multiprocessors(), device.shared_bytes_of_a_block());
+  weight->plan = PlanProduct(StepCount(layout), layout.strips, max_depth, view.fields, view.places,
+                             device.multiprocessors(), device.shared_bytes_of_a_block());
   view.slot_bytes = weight->plan.slot_bytes;
   view.ring_bytes = weight->plan.ring_bytes;
-  view.x_bytes = weight->plan.x_bytes;
   const Shares shares =
       ShareSteps(layout, view.fields, weight->plan.blocks * std::max(weight->plan.warps, 1));
   view.pieces = upload(shares.pieces);

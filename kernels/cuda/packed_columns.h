@@ -27,22 +27,23 @@ TablePlaces PlaceTables(uint32_t depths);
 // of the step's x (packed_product.cuh).
 inline constexpr int kRingSlots = 2;
 inline constexpr int kStagedWords = 288;
-inline constexpr int kMaxProductWarps = 20;  // of a block; one block on each multiprocessor
-inline constexpr int kEnoughProductWarps = 14;
+inline constexpr int kMaxProductWarps = 8,
+                     kProductThreads = kMaxProductWarps * kWarp;  // of a block
+// Blocks of a product on a multiprocessor, and how many it has place for: the product after it
+// begins in what is left.
+inline constexpr int kProductBlocks = 2, kResidentBlocks = 3;
 
 struct ProductPlan {
   int64_t blocks = 1;
   int warps = 0;  // of a block; 0: products are in float
   int slot_bytes = 0, ring_bytes = 0;
-  int x_bytes = 0;           // of a vector, if a block has it in shared memory
   int64_t shared_bytes = 0;  // of a block
 };
 // For the steps of a matrix whose deepest run has max_depth bits, on a card with so many
 // multiprocessors and so much shared memory for a block. No warps where tables do not fit, or lines
 // are wide.
-ProductPlan PlanProduct(int64_t steps, int64_t columns, int strips, int max_depth,
-                        StepFields fields, const TablePlaces& tables, int multiprocessors,
-                        int64_t shared_limit);
+ProductPlan PlanProduct(int64_t steps, int strips, int max_depth, StepFields fields,
+                        const TablePlaces& tables, int multiprocessors, int64_t shared_limit);
 
 // ColumnLayout in device memory.
 struct ColumnsView {
@@ -63,7 +64,7 @@ struct ColumnsView {
   const TileParts* parts = nullptr;
   int64_t part_count = 0;
   uint32_t* arrived = nullptr;  // [tiles] parts that are there, 0 between products
-  int slot_bytes = 0, ring_bytes = 0, x_bytes = 0;
+  int slot_bytes = 0, ring_bytes = 0;
 };
 
 // Levels in device memory.

@@ -1,9 +1,10 @@
 // What the products with packed matrices (packed_product_one.cu, packed_product_few.cu) share.
 //
-// One block on each multiprocessor, whose warps go through their pieces (packed_shares.h) and need
-// each other for nothing. A warp has the next step on its way to a ring in shared memory while it
+// As many warps as the card has at once go through their pieces (packed_shares.h) and need each
+// other for nothing. A warp has the next step on its way to a ring in shared memory while it
 // multiplies one: it stages what the lanes need of x, then turns codes into levels, four at a time,
-// and gives them to tensor cores.
+// and gives them to tensor cores. A product may start while the kernel before it is still at work,
+// and bring its first steps, so that there is no pause in reading between products.
 #ifndef CVXQ_KERNELS_CUDA_PACKED_PRODUCT_CUH_
 #define CVXQ_KERNELS_CUDA_PACKED_PRODUCT_CUH_
 
@@ -132,9 +133,9 @@ __device__ inline void FillTables(const ColumnsView& view, const LevelsView& lev
   }
 }
 
-// What a block has in shared memory: x, where the plan has it there, else as it was; then tables
-// and rings. Tables begin at an address that is a multiple of the largest, so that the bits of a
-// code are or-ed to that of their table; rings fill what is before them.
+// Where the tables and the warps' rings stand in a block's shared memory. Tables begin at an
+// address that is a multiple of the largest, so that the bits of a code are or-ed to that of their
+// table; rings fill what is before them.
 struct SharedPlaces {
   unsigned char *tables, *ring;
 
@@ -152,34 +153,39 @@ struct SharedPlaces {
 template <int kStrips>
 class Feed {
  public:
-  __device__ Feed(const ColumnsView& view, const Piece& first, unsigned char* ring, int lane)
-      : view_(view), ring_(ring), copies_(ring + kRingSlots * view.slot_bytes, lane) {
+  __device__ Feed(const ColumnsView& view, const Piece& first, int lane)
+      : view_(view), lane_(lane) {
     Begin(first);
-#pragma unroll
-    for (int i = 0; i + 1 < kRingSlots; ++i) Start(i);
   }
 
-  // The next step: waits until it is there, and starts the copies of one that comes later. The warp
-  // is in step behind.
-  __device__ const uint32_t* Next() {
-    copies_.Wait(slot_);
-    __syncwarp();  // all have this step, and are done with the one before
-    Start(slot_ == 0 ? kRingSlots - 1 : slot_ - 1);
-    const auto* step = reinterpret_cast<const uint32_t*>(ring_ + slot_ * view_.slot_bytes);
-    slot_ = slot_ + 1 == kRingSlots ? 0 : slot_ + 1;
-    return step;
+  // Starts the copies of the next step, if there is one.
+  __device__ void Issue(unsigned char* slot) {
+    if (lines_ > 0) {
+      Copy(slot, fields_, view_.field_units);
+      fields_ += view_.field_units;
+      const int codes =
+          RunQuarters(lines_ < kStepLines ? lines_ : kStepLines, kStrips) * quarter_units_;
+      Copy(slot + 16 * view_.field_units, codes_, codes);
+      codes_ += codes;
+      lines_ -= kStepLines;
+      if (lines_ <= 0 && next_ != Piece::kNone) Begin(view_.pieces[next_]);
+    }
+    CommitCopies();
   }
 
  private:
-  __device__ void Start(int slot) {
-    if (lines_ <= 0) return copies_.Skip();
-    const int codes =
-        RunQuarters(lines_ < kStepLines ? lines_ : kStepLines, kStrips) * quarter_units_;
-    copies_.Start(slot, ring_ + slot * view_.slot_bytes, fields_, view_.field_units, codes_, codes);
-    fields_ += view_.field_units;
-    codes_ += codes;
-    lines_ -= kStepLines;
-    if (lines_ <= 0 && next_ != Piece::kNone) Begin(view_.pieces[next_]);
+  // Units of 16 bytes.
+  __device__ void Copy(unsigned char* to, const uint4* from, int units) const {
+    constexpr int kBytes = 16 * kWarp;
+    to += 16 * lane_;
+    from += lane_;
+#pragma unroll 1
+    for (; units >= 2 * kWarp; units -= 2 * kWarp, to += 2 * kBytes, from += 2 * kWarp) {
+      CopyAsync16(to, from);
+      CopyAsync16(to + kBytes, from + kWarp);
+    }
+    if (lane_ < units) CopyAsync16(to, from);
+    if (lane_ + kWarp < units) CopyAsync16(to + kBytes, from + kWarp);
   }
 
   // With the first that has lines.
@@ -194,9 +200,7 @@ class Feed {
   }
 
   const ColumnsView& view_;
-  unsigned char* const ring_;
-  RingCopies<kRingSlots> copies_;
-  int slot_ = 0;  // of the next step
+  const int lane_;
   const uint4 *codes_, *fields_;
   int lines_, quarter_units_, next_;
 };
@@ -233,7 +237,7 @@ __device__ void WithDepth(int depth, const Body& body) {
   }
 }
 
-// What the flush of a tile reads is far away.
+// What is read once a tile is done is far away.
 __device__ inline void PrefetchTile(const ColumnsView& view, int32_t tile, int rows, int lane) {
   if (tile == Piece::kNone) return;
   if (lane == 0) PrefetchToL2(view.parts + tile);
@@ -245,7 +249,6 @@ __device__ inline void PrefetchTile(const ColumnsView& view, int32_t tile, int r
 
 // Multiplies the pieces of this warp. A Tile has kRows rows and kSums sums (row * kVectors +
 // vector):
-//   Begin(shared)  of the whole block; gives what it leaves of the shared memory
 //   Multiply(depth, step, staged, lane_tables)  adds a step; the warp is in step before and behind
 //   Give(write)  calls write(row, vector, sum) for each, one lane for each sum, and begins anew
 // write(row of W, vector, sum) is what becomes of the sums of a whole tile.
@@ -253,18 +256,24 @@ template <int kStrips, typename Tile, typename Write>
 __device__ void MultiplyPieces(const ColumnsView& view, const LevelsView& levels, float* partial,
                                Tile& tile, const Write& write) {
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  const SharedPlaces places(view, DynamicShared() + view.x_bytes, warp);
+  const SharedPlaces places(view, DynamicShared(), warp);
   Piece piece = view.pieces[int64_t{blockIdx.x} * (blockDim.x / kWarp) + warp];
-  Feed<kStrips> feed(view, piece, places.ring, lane);
+  Feed<kStrips> feed(view, piece, lane);
+#pragma unroll
+  for (int i = 0; i + 1 < kRingSlots; ++i) feed.Issue(places.ring + i * view.slot_bytes);
   PrefetchTile(view, piece.tile, Tile::kRows, lane);
-  tile.Begin(DynamicShared());
-  FillTables(view, levels, places.tables);
-  __syncthreads();
+  if (view.places.bytes > 0) {
+    FillTables(view, levels, places.tables);
+    __syncthreads();
+  }
+  LetLaterKernelsStart();
+  WaitForEarlierKernels();  // what comes before this belongs to the matrix
   if (piece.tile == Piece::kNone) return;
 
   const uint32_t lane_tables = SharedAddress(places.tables) + 4 * lane;
-  auto* const staged = reinterpret_cast<uint32_t*>(places.ring + kRingSlots * view.slot_bytes +
-                                                   RingCopies<kRingSlots>::kSharedBytes);
+  unsigned char* const end = places.ring + kRingSlots * view.slot_bytes;
+  auto* const staged = reinterpret_cast<uint32_t*>(end);
+  unsigned char *slot = places.ring, *free = end - view.slot_bytes;
   const auto write_row = [&](int row, int v, float sum) {
     const int32_t to = view.rows[int64_t{piece.tile} * Tile::kRows + row];
     if (to >= 0) write(to, v, sum);
@@ -273,7 +282,13 @@ __device__ void MultiplyPieces(const ColumnsView& view, const LevelsView& levels
 
   while (true) {
     for (int lines = piece.lines; lines > 0; lines -= kStepLines) {
-      const uint32_t* fields = feed.Next();
+      WaitForCopies<kRingSlots - 2>();
+      __syncwarp();  // all have this step, and are done with the one before
+      feed.Issue(free);
+      free = slot;
+      const auto* fields = reinterpret_cast<const uint32_t*>(slot);
+      slot += view.slot_bytes;
+      if (slot == end) slot = places.ring;
       const Step step{fields, fields + 4 * view.field_units,
                       RunQuarters(lines < kStepLines ? lines : kStepLines, kStrips)};
       tile.Multiply(piece.depth, step, staged, lane_tables);
@@ -287,11 +302,10 @@ __device__ void MultiplyPieces(const ColumnsView& view, const LevelsView& levels
       __syncwarp();
       const TileParts parts = view.parts[piece.tile];
       uint32_t ticket = 0;
-      if (lane == 0) {
-        ticket = TakeTicket(&view.arrived[piece.tile]);
-        if (ticket + 1 == static_cast<uint32_t>(parts.count)) view.arrived[piece.tile] = 0;
-      }
+      if (lane == 0) ticket = TakeTicket(&view.arrived[piece.tile]);
       if (__shfl_sync(0xffffffffu, ticket, 0) + 1 == static_cast<uint32_t>(parts.count)) {
+        SeeEarlierTickets();
+        if (lane == 0) view.arrived[piece.tile] = 0;
         for (int i = lane; i < Tile::kSums; i += kWarp) {
           float sum = 0;
           for (int p = 0; p < parts.count; ++p) sum += LoadFromOthers(part(parts.first + p) + i);

@@ -17,8 +17,6 @@ class BF16Tile {
   __device__ BF16Tile(const ColumnsView& view, const LevelsView& levels, const float* x)
       : view_(view), levels_(levels), x_(x), lane_(threadIdx.x % kWarp) {}
 
-  __device__ void Begin(unsigned char*) {}
-
   __device__ void Multiply(int depth, const Step& step, uint32_t* staged, uint32_t lane_tables) {
     constexpr int kQuarters = kPassLines / GroupLines(kStrips) * GroupQuarters(kStrips);
     const uint32_t* codes = step.codes + lane_;
@@ -160,10 +158,9 @@ class BF16Tile {
 
 // y[n, M] from x[N, 8].
 template <int kStrips>
-__global__ __launch_bounds__(kMaxProductWarps* kWarp,
-                             1) void PackedFewKernel(ColumnsView view, LevelsView levels,
-                                                     const float* x, int n, const float* bias,
-                                                     float* partial, float* y) {
+__global__ void __launch_bounds__(kProductThreads, kResidentBlocks)
+    PackedFewKernel(ColumnsView view, LevelsView levels, const float* x, int n, const float* bias,
+                    float* partial, float* y) {
   BF16Tile<kStrips> tile(view, levels, x);
   MultiplyPieces<kStrips>(view, levels, partial, tile, [&](int32_t row, int v, float sum) {
     if (v < n) y[v * view.M + row] = bias == nullptr ? sum : sum + bias[row];
@@ -196,7 +193,8 @@ void MultiplyColumnsFew(Device& device, const PackedColumns& weight, const Tenso
   Launch(device,
          {.x = weight.plan.blocks,
           .threads = weight.plan.warps * kWarp,
-          .shared_bytes = weight.plan.shared_bytes},
+          .shared_bytes = weight.plan.shared_bytes,
+          .early = true},
          kernel, weight.view, weight.bf16, vectors, n, Data<float>(bias), vectors + columns,
          Data<float>(y));
 }

@@ -26,13 +26,6 @@ class IntegerTile {
   __device__ IntegerTile(const ColumnsView& view, const LevelsView& levels, const float* x)
       : view_(view), levels_(levels), x_(x), lane_(threadIdx.x % kWarp) {}
 
-  // Brings x to shared memory, if it has a place there.
-  __device__ void Begin(unsigned char* shared) {
-    if (view_.x_bytes == 0) return;
-    auto* x = reinterpret_cast<float*>(shared);
-    for (int64_t i = threadIdx.x; i < view_.N; i += blockDim.x) x[i] = x_[i];
-  }
-
   __device__ void Multiply(int depth, const Step& step, uint32_t* staged, uint32_t lane_tables) {
     Stage(step.fields, levels_.unit[depth], depth, staged);
     __syncwarp();
@@ -52,14 +45,11 @@ class IntegerTile {
     const float means = WarpReduce(means_, Sum());
     means_ = 0;
 #pragma unroll
-    for (int strip = 0; strip < kStrips; ++strip) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        if (lane_ % 4 == 0) {
-          write(kStripRows * strip + 8 * half + lane_ / 4, 0, carried_[strip][half] + means);
-        }
-        carried_[strip][half] = 0;
+    for (int half = 0; half < 2; ++half) {
+      if (lane_ % 4 < kStrips) {
+        write(kStripRows * (lane_ % 4) + 8 * half + lane_ / 4, 0, carried_[half] + means);
       }
+      carried_[half] = 0;
     }
   }
 
@@ -71,16 +61,8 @@ class IntegerTile {
 
   __device__ void Stage(const uint32_t* fields, float unit, int depth, uint32_t* staged) {
     const uint2 lines = reinterpret_cast<const uint2*>(fields)[lane_];
-    const uint32_t line[4] = {lines.x & 0xffff, lines.x >> 16, lines.y & 0xffff, lines.y >> 16};
-    float x[4];
-    if (view_.x_bytes > 0) {
-      const auto* shared_x = reinterpret_cast<const float*>(DynamicShared());
-#pragma unroll
-      for (int i = 0; i < 4; ++i) x[i] = shared_x[line[i]];
-    } else {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) x[i] = x_[line[i]];
-    }
+    const float x[4] = {x_[lines.x & 0xffff], x_[lines.x >> 16], x_[lines.y & 0xffff],
+                        x_[lines.y >> 16]};
     if (view_.fields.means) {
       const float4 mean = reinterpret_cast<const float4*>(fields + view_.fields.mean_word)[lane_];
       means_ = Fma(mean.x, x[0], Fma(mean.y, x[1], Fma(mean.z, x[2], Fma(mean.w, x[3], means_))));
@@ -160,16 +142,13 @@ class IntegerTile {
     constexpr uint32_t kInfinity = 255;
     Carry();
     if (exponent == kInfinity) {  // or NaN: and so are the sums
-#pragma unroll
-      for (int strip = 0; strip < kStrips; ++strip) {
-        carried_[strip][0] = carried_[strip][1] = __uint_as_float(0x7fc00000u);
-      }
+      carried_[0] = carried_[1] = __uint_as_float(0x7fc00000u);
       return;
     }
     exponent_ = exponent + kHeadroom;
   }
 
-  // The sums as floats, of rows lane / 4 and 8 below, added to what was carried.
+  // The sums as floats, of rows lane / 4 and 8 below, added to what is carried.
   __device__ void Carry() {
     const float unit = __uint_as_float((exponent_ - kIntegerBits) << 23);
     const int t = lane_ % 4 < 2 ? lane_ % 4 : 2;  // columns 6 and 7 are 0
@@ -185,7 +164,7 @@ class IntegerTile {
         sums[2 * half] = sums[2 * half + 1] = 0;
         sum += __shfl_xor_sync(0xffffffffu, sum, 1);
         sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-        carried_[strip][half] += sum;
+        if (lane_ % 4 == strip) carried_[half] += sum;
       }
     }
   }
@@ -194,18 +173,17 @@ class IntegerTile {
   const LevelsView& levels_;
   const float* const x_;
   const int lane_;
-  uint32_t exponent_ = kIntegerBits;
+  uint32_t exponent_ = kIntegerBits;  // below 2^-97 all is 0
   int sums_[kStrips][4] = {};
-  float carried_[kStrips][2] = {};
+  float carried_[2] = {};  // of strip lane % 4: sums of earlier exponents
   float means_ = 0;
 };
 
 // y[M] from x[N].
 template <int kStrips>
-__global__ __launch_bounds__(kMaxProductWarps* kWarp,
-                             1) void PackedOneKernel(ColumnsView view, LevelsView levels,
-                                                     const float* x, const float* bias,
-                                                     float* partial, float* y) {
+__global__ void __launch_bounds__(kProductThreads, kResidentBlocks)
+    PackedOneKernel(ColumnsView view, LevelsView levels, const float* x, const float* bias,
+                    float* partial, float* y) {
   IntegerTile<kStrips> tile(view, levels, x);
   MultiplyPieces<kStrips>(view, levels, partial, tile, [&](int32_t row, int, float sum) {
     y[row] = bias == nullptr ? sum : sum + bias[row];
@@ -225,7 +203,8 @@ void MultiplyColumnsOne(Device& device, const PackedColumns& weight, const Tenso
   Launch(device,
          {.x = weight.plan.blocks,
           .threads = weight.plan.warps * kWarp,
-          .shared_bytes = weight.plan.shared_bytes},
+          .shared_bytes = weight.plan.shared_bytes,
+          .early = true},
          kernel, weight.view, weight.integers, Data<float>(x), Data<float>(bias), partial,
          Data<float>(y));
 }

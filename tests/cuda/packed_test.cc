@@ -213,6 +213,36 @@ TEST_F(CudaPackedTest, MoreColumnsThanFitSixteenBits) {
   ASSERT_NO_FATAL_FAILURE(ExpectMatrix({2, 70001, 16, Partition::kColumns, true, 1, 2}, 2, 4));
 }
 
+// A vector of which later elements are larger: integers are made of them with other exponents.
+TEST_F(CudaPackedTest, ElementsOfAllSizes) {
+  constexpr int64_t M = 40, N = 3000;
+  const PackedMatrix matrix = RandomPackedMatrix({M, N, 64, Partition::kColumns, true, 1, 8}, 3);
+  const std::vector<float> weights = Decode(matrix);
+  const auto weight = Gpu()->ImportPacked(matrix, DType::kBF16);
+  std::vector<float> x(N);
+  for (const float most : {1e-20f, 1.0f, 1e20f}) {
+    for (int64_t j = 0; j < N; ++j) {
+      x[j] = (j % 3 == 0 ? -most : most) * std::exp2(static_cast<float>(j) / 50 - 60);
+    }
+    const std::vector<float> y = Multiply(*weight, x, 1, {});
+    for (int64_t m = 0; m < M; ++m) {
+      double sum = 0, magnitude = 0;
+      for (int64_t j = 0; j < N; ++j) {
+        sum += double{weights[m * N + j]} * x[j];
+        magnitude += std::abs(double{weights[m * N + j]} * x[j]);
+      }
+      ASSERT_NEAR(y[m], sum, 1e-3 * magnitude) << "row " << m << ", most " << most;
+    }
+  }
+  const std::vector<float> zeros = Multiply(*weight, std::vector<float>(N), 1, {});
+  for (const float value : zeros) EXPECT_EQ(value, 0);
+  for (const float bad : {NAN, INFINITY, -INFINITY}) {
+    x.assign(N, 1.0f);
+    x[N / 2] = bad;
+    for (const float value : Multiply(*weight, x, 1, {})) EXPECT_FALSE(std::isfinite(value));
+  }
+}
+
 TEST_F(CudaPackedTest, SameBitsInAnyBatch) {
   constexpr int64_t M = 50, N = 1100, n = 8;
   const std::vector<float> x = RandomFloats(n * N, 1);

@@ -8,7 +8,6 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 
 #include "tensor/dtype.h"
@@ -122,40 +121,8 @@ inline void CommitCopies() {}
 template <int kGroups>
 inline void WaitForCopies() {}
 
-// Copies are made when they are waited for, so that what is read too early is what was there
-// before.
-template <int kSlots>
-class RingCopies {
- public:
-  static constexpr int kSharedBytes = 16 * ((kSlots + 1) / 2);
-
-  RingCopies(void*, int lane) : lane_(lane) {}
-  void Start(int slot, void* to, const uint4* first, int first_units, const uint4* second,
-             int second_units) {
-    if (slot != started_++ % kSlots) std::abort();  // they go round
-    copies_[slot] = {static_cast<uint4*>(to), first, second, first_units, second_units};
-  }
-  void Skip() {}
-  void Wait(int slot) {
-    if (slot != waited_++ % kSlots || waited_ > started_) std::abort();
-    const Copies& copies = copies_[slot];
-    if (lane_ != 0) return;
-    std::memcpy(copies.to, copies.first, 16 * copies.first_units);
-    std::memcpy(copies.to + copies.first_units, copies.second, 16 * copies.second_units);
-  }
-
- private:
-  struct Copies {
-    uint4* to = nullptr;
-    const uint4 *first = nullptr, *second = nullptr;
-    int first_units = 0, second_units = 0;
-  };
-
-  const int lane_;
-  Copies copies_[kSlots];
-  int started_ = 0, waited_ = 0;
-};
-
+inline void WaitForEarlierKernels() {}
+inline void LetLaterKernelsStart() {}
 inline void PrefetchToL2(const void*) {}
 
 inline uint4 LoadStreaming(const uint4* p) { return *p; }
@@ -192,6 +159,7 @@ inline uint32_t LoadShared(uint32_t address) {
 }
 
 inline uint32_t TakeTicket(uint32_t* count) { return (*count)++; }
+inline void SeeEarlierTickets() {}
 inline float LoadFromOthers(const float* p) { return *p; }
 
 }  // namespace cvxq::cuda
