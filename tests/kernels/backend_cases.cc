@@ -126,20 +126,25 @@ Case SecondMomentCase(int64_t n, int64_t N, int64_t block) {
 
 enum class Grouped { kNone, kRows, kColumns, kAllRows, kAllColumns, kRowsAndAllColumns };
 
-Case SquaredGradientCase(std::string name, Grouped grouped, int64_t T, int64_t M, int64_t N) {
+// With `groups`, that many instead of a few, of which the first and the last have no members.
+Case SquaredGradientCase(std::string name, Grouped grouped, int64_t T, int64_t M, int64_t N,
+                         int64_t groups = 0) {
   return {"SquaredGradient_" + name, [=](Backend& b, DType compute) -> Outputs {
             const Tensor gy = RandomTensor(b, compute, {T, M}, 1),
                          x = RandomTensor(b, compute, {T, N}, 2);
             int64_t A = M, B = N;
             Tensor rows, columns;
-            const auto map = [&](int64_t count, int64_t groups) {
+            const auto map = [&](int64_t count, int64_t few) {
               std::vector<int32_t> group(count);
-              for (int64_t i = 0; i < count; ++i) group[i] = RandomBits(5, i) % groups;
+              for (int64_t i = 0; i < count; ++i) {
+                group[i] = groups == 0 ? RandomBits(5, i) % few : 1 + RandomBits(5, i) % (few - 2);
+              }
               return IntTensor(b, group);
             };
-            if (grouped == Grouped::kRows || grouped == Grouped::kRowsAndAllColumns) A = 3;
+            if (grouped == Grouped::kRows || grouped == Grouped::kRowsAndAllColumns)
+              A = groups == 0 ? 3 : groups;
             if (grouped == Grouped::kAllRows) A = 1;
-            if (grouped == Grouped::kColumns) B = 5;
+            if (grouped == Grouped::kColumns) B = groups == 0 ? 5 : groups;
             if (grouped == Grouped::kAllColumns || grouped == Grouped::kRowsAndAllColumns) B = 1;
             if (A != M) rows = map(M, A);
             if (B != N) columns = map(N, B);
@@ -347,6 +352,12 @@ std::vector<Case> AllCases() {
       SquaredGradientCase("all_rows", Grouped::kAllRows, 5, 300, 33),
       SquaredGradientCase("all_columns", Grouped::kAllColumns, 5, 33, 1030),
       SquaredGradientCase("rows_and_all_columns", Grouped::kRowsAndAllColumns, 5, 300, 530),
+      SquaredGradientCase("rows_by_fours", Grouped::kRows, 5, 300, 1028),
+      SquaredGradientCase("more_groups_than_rows", Grouped::kRows, 5, 40, 36, 90),
+      SquaredGradientCase("more_groups_than_columns", Grouped::kColumns, 5, 36, 41, 90),
+      // Several strips of a GPU's.
+      SquaredGradientCase("strips_of_rows", Grouped::kRows, 2, 258, 34000, 6),
+      SquaredGradientCase("strips_of_columns", Grouped::kColumns, 2, 33999, 258, 6),
       EmbedCase(DType::kF32),
       EmbedCase(DType::kBF16),
       EmbedCase(DType::kF16),
