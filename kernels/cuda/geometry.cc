@@ -21,8 +21,8 @@ Grid ColumnGrid(int64_t n, int64_t columns) {
   return {.x = CeilDiv(columns, kColumnTile), .y = CeilDiv(n, kColumnRows)};
 }
 
-int64_t StripRows(int64_t M, int64_t N) {
-  const int64_t rows = kStripBytes / (4 * std::max<int64_t>(N, 1)) / 128 * 128;
+int64_t StripRows(int64_t M, int64_t N, int64_t bytes) {
+  const int64_t rows = bytes / (4 * std::max<int64_t>(N, 1)) / 128 * 128;
   return std::min(M, std::max<int64_t>(rows, 128));
 }
 

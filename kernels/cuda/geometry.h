@@ -39,10 +39,13 @@ Grid RowGrid(int64_t rows, int64_t d);
 inline constexpr int64_t kColumnTile = 32, kColumnRows = 256;
 Grid ColumnGrid(int64_t n, int64_t columns);
 
-// Rows of a strip of a gradient [M, N] of floats that stays in the second-level cache: at most
-// kStripBytes, a multiple of 128 where there are more, at least 128.
+// Rows of a strip of a matrix [M, N] of floats that stays in the second-level cache: at most
+// `bytes`, a multiple of 128 where there are more, at least 128.
 inline constexpr int64_t kStripBytes = 32 << 20;
-int64_t StripRows(int64_t M, int64_t N);
+int64_t StripRows(int64_t M, int64_t N, int64_t bytes = kStripBytes);
+// Of a gradient: one tile of 128 x 256 for each of 132 multiprocessors, 16.5 MiB, so that a strip's
+// product is one wave. It is written and read once, in half of what the cache has at most.
+inline constexpr int64_t kGradientStripBytes = 132 * 128 * 256 * 4;
 
 // A run of keys or queries [begin, end).
 struct Span {

@@ -270,7 +270,7 @@ void CudaBackend::AddSquaredGradient(const Tensor& gy, const Tensor& x, const Te
   const bool lines_too = !row_group.empty() && !column_group.empty();
   const Tensor &members = by_columns ? x : gy, &lines = by_columns ? gy : x;
   const int64_t member_count = members.shape[1], line_count = lines.shape[1];
-  const int64_t strip = StripRows(member_count, line_count);
+  const int64_t strip = StripRows(member_count, line_count, kGradientStripBytes);
 
   Tensor order, begin;  // of GroupMembersKernel
   if (!group.empty() && groups > 1) {

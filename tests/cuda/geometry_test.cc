@@ -47,6 +47,14 @@ TEST(CudaGeometryTest, StripsFitTheCache) {
   EXPECT_EQ(StripRows(1000, int64_t{1} << 30), 128);  // never less
 }
 
+TEST(CudaGeometryTest, StripsOfGradientsAreOneWave) {
+  for (int64_t N : {4096, 5120, 8192, 11008, 14336}) {
+    const int64_t tiles = StripRows(1 << 20, N, kGradientStripBytes) / 128 * CeilDiv(N, 256);
+    EXPECT_LE(tiles, 132) << N;
+    EXPECT_GT(tiles, 132 * 3 / 4) << N;
+  }
+}
+
 TEST(CudaGeometryTest, KeysAndQueriesSeeEachOther) {
   const int T = 40;
   for (int window : {1, 2, 7, 39, 40}) {
