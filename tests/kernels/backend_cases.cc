@@ -258,6 +258,48 @@ Case ElementwiseCase() {
           1e-6, 1e-6};
 }
 
+// Operations on tensors that begin at any element of a buffer, as rows of an odd length do.
+Case UnalignedCase() {
+  return {"Unaligned",
+          [](Backend& b, DType compute) -> Outputs {
+            constexpr int64_t kRows = 33, kColumns = 36;
+            const auto view = [&](DType dtype, uint64_t seed) {
+              return RandomTensor(b, dtype, {kRows * kColumns + 1}, seed, 5)
+                  .Rows(1, kRows * kColumns + 1)
+                  .Reshaped({kRows, kColumns});
+            };
+            const auto aligned = [&](DType dtype) { return b.Allocate(dtype, {kRows, kColumns}); };
+            const Tensor x = view(DType::kF32, 1), from_view = aligned(DType::kBF16),
+                         to_view = view(DType::kF16, 2), copy = view(DType::kF32, 3);
+            b.Convert(x, from_view);
+            b.Convert(from_view, to_view);
+            b.Convert(x, copy);
+            const Tensor filled = view(DType::kF32, 4);
+            b.Fill(filled, 2.5f);
+            const Tensor gate = aligned(DType::kF32), y = view(compute, 5),
+                         gy = view(DType::kF32, 6), ggate = aligned(DType::kF32);
+            b.Fill(gate, 1.5f);
+            b.Activation(ActivationKind::kSilu, gate, x, y);
+            b.ActivationBackward(ActivationKind::kSilu, gate, x, gy, ggate, gy);
+            const Tensor sum = view(DType::kF32, 7), rows = view(DType::kF32, 8),
+                         capped = view(DType::kF32, 9), g = view(DType::kF32, 10);
+            b.AddScaled(-0.75f, gate, sum);
+            b.ScaleRows(RandomTensor(b, DType::kF32, {kRows}, 11), rows);
+            b.ScaleAndCap(2.5f, 6, capped);
+            b.ScaleAndCapBackward(2.5f, 6, capped, g);
+            const Tensor normal = view(compute, 12), gx = view(DType::kF32, 13),
+                         w = RandomTensor(b, DType::kF32, {kColumns}, 14);
+            b.Norm(NormKind::kLayer, 1e-5f, x, w, w, normal);
+            b.NormBackward(NormKind::kLayer, 1e-5f, x, w, g, gx, true);
+            const Tensor turned = view(DType::kF32, 15),
+                         cosine = RandomTensor(b, DType::kF32, {kRows, 6}, 16);
+            b.Rope(RopeKind::kHalf, 12, cosine, cosine, 0, kRows, false, turned);
+            return {from_view, to_view, copy,   filled, y,      ggate, gy,
+                    sum,       rows,    capped, g,      normal, gx,    turned};
+          },
+          1e-5, kBf16Output};
+}
+
 Case ConvertCase(DType from, DType to) {
   return {"Convert_" + std::string(Name(from)) + "_" + std::string(Name(to)),
           [=](Backend& b, DType) -> Outputs {
@@ -385,6 +427,8 @@ std::vector<Case> AllCases() {
       ActivationCase("silu", ActivationKind::kSilu, true),
       ActivationCase("silu", ActivationKind::kSilu, false),
       ElementwiseCase(),
+      UnalignedCase(),
+      ConvertCase(DType::kF32, DType::kF32),
       ConvertCase(DType::kF32, DType::kBF16),
       ConvertCase(DType::kF32, DType::kF16),
       ConvertCase(DType::kBF16, DType::kF32),
