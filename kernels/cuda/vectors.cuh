@@ -19,6 +19,7 @@
 #define CVXQ_KERNELS_CUDA_VECTORS_CUH_
 
 #include <cstdint>
+#include <kernels/cuda/intrinsics.cuh>
 
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/launch.h"
@@ -38,7 +39,7 @@ struct alignas(sizeof(T) * kWidth) Vector {
 // The elements [p, p + kWidth) as floats. p is a multiple of their size.
 template <int kWidth, typename T>
 __device__ Vector<float, kWidth> Load(const T* p) {
-  const auto stored = *reinterpret_cast<const Vector<T, kWidth>*>(p);
+  const auto stored = LoadVector<Vector<T, kWidth>>(p);
   Vector<float, kWidth> values;
 #pragma unroll
   for (int k = 0; k < kWidth; ++k) values[k] = ToFloat(stored[k]);
@@ -50,7 +51,7 @@ __device__ void Store(T* p, const Vector<float, kWidth>& values) {
   Vector<T, kWidth> stored;
 #pragma unroll
   for (int k = 0; k < kWidth; ++k) stored[k] = FromFloat<T>(values[k]);
-  *reinterpret_cast<Vector<T, kWidth>*>(p) = stored;
+  StoreVector(p, stored);
 }
 
 // Whether all pointers allow vectors (null does).
