@@ -189,9 +189,9 @@ Case NormCase(std::string name, NormKind kind, int64_t n, int64_t d, int64_t wei
           1e-5, kBf16Output};
 }
 
-Case RopeCase(std::string name, RopeKind kind, bool inverse) {
+Case RopeCase(std::string name, RopeKind kind, bool inverse, int64_t head_dim) {
   return {"Rope_" + name, [=](Backend& b, DType) -> Outputs {
-            const int64_t T = 5, head_dim = 22;
+            const int64_t T = 5;
             const Tensor x = RandomTensor(b, DType::kF32, {2 * T, 3 * head_dim}, 1),
                          cosine = RandomTensor(b, DType::kF32, {9, head_dim / 2}, 2),
                          sine = RandomTensor(b, DType::kF32, {9, head_dim / 2}, 3);
@@ -409,9 +409,20 @@ std::vector<Case> AllCases() {
       NormCase("layer_1", NormKind::kLayer, 300, 70, 1),
       NormCase("heads", NormKind::kRms, 12, 33, 3),
       NormCase("no_weight", NormKind::kLayer, 5, 65, 0),
-      RopeCase("half", RopeKind::kHalf, false),
-      RopeCase("half_inverse", RopeKind::kHalf, true),
-      RopeCase("interleaved", RopeKind::kInterleaved, false),
+      // By fours: few and many to a thread of a warp and of a block, and more than it keeps.
+      NormCase("by_fours", NormKind::kLayer, 9, 132, 3),
+      NormCase("by_fours_no_weight", NormKind::kRms, 9, 512, 0),
+      NormCase("by_fours_many", NormKind::kRmsPlusOne, 9, 1000, 1),
+      NormCase("by_fours_block", NormKind::kLayer, 4, 2052, 2),
+      NormCase("by_fours_block_many", NormKind::kLayer, 3, 4100, 1),
+      NormCase("by_fours_too_many", NormKind::kLayer, 2, 8196, 1),
+      NormCase("odd_block", NormKind::kLayer, 2, 1025, 1),
+      RopeCase("half", RopeKind::kHalf, false, 22),
+      RopeCase("half_inverse", RopeKind::kHalf, true, 202),
+      RopeCase("half_by_fours", RopeKind::kHalf, false, 24),
+      RopeCase("half_by_fours_inverse", RopeKind::kHalf, true, 704),
+      RopeCase("interleaved", RopeKind::kInterleaved, false, 24),
+      RopeCase("interleaved_inverse", RopeKind::kInterleaved, true, 202),
       AttentionCase("plain", plain, 2, 33, 33),
       AttentionCase("one", plain, 1, 1, 1),
       AttentionCase("long", plain, 1, 257, 257),
