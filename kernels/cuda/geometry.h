@@ -47,6 +47,14 @@ int64_t StripRows(int64_t M, int64_t N, int64_t bytes = kStripBytes);
 // product is one wave. It is written and read once, in half of what the cache has at most.
 inline constexpr int64_t kGradientStripBytes = 132 * 128 * 256 * 4;
 
+// Warps of a block that share the rows of one of `groups` groups: a power of two that leaves each
+// eight rows or more, if the groups are alike.
+constexpr int GroupWarps(int64_t rows, int64_t groups) {
+  int warps = kBlockThreads / kWarp;
+  while (warps > 1 && rows < groups * warps * 8) warps /= 2;
+  return warps;
+}
+
 // A run of keys or queries [begin, end).
 struct Span {
   int begin = 0, end = 0;

@@ -126,46 +126,78 @@ struct SumsAt {
 };
 
 // Adds to each group's sums over its members of a strip, which are the rows order[begin[a]..] of
-// g[rows, lines]. A block is one group and kWarp * kWidth lines. Its warps take rows in turn, each
-// row along the lines, so that it does not matter where in the strip the rows lie; then one thread
-// for each line adds what the warps have.
+// g[rows, lines]. One group and kWarp * kWidth lines are a task; its `share` warps of a block take
+// the rows in turn, each row along the lines, so that it does not matter where in the strip the
+// rows lie, and its first warp adds what they have. Four rows of a warp are under way at a time:
+// with the 32 registers that the compiler would choose they wait for each other.
 template <int kWidth>
-__global__ void GroupSquaresKernel(const float* g, const int32_t* order, const int32_t* begin,
-                                   int64_t lines, int line_blocks, SumsAt out) {
-  constexpr int kWarps = kBlockThreads / kWarp, kLines = kWarp * kWidth;
+__global__ void __maxnreg__(48)
+    GroupSquaresKernel(const float* g, const int32_t* order, const int32_t* begin, int groups,
+                       int64_t lines, int line_tasks, int share, SumsAt out) {
+  constexpr int kWarps = kBlockThreads / kWarp, kLines = kWarp * kWidth, kRows = 4;
   __shared__ Vector<float, kWidth> parts[kWarps][kWarp];
-  const int a = static_cast<int>(blockIdx.x) / line_blocks;
-  const int64_t first = int64_t{static_cast<int>(blockIdx.x) % line_blocks} * kLines;
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  const int64_t line = first + lane * kWidth;
-  const int end = begin[a + 1];
-  if (begin[a] == end) return;
+  const int task = blockIdx.x * (kWarps / share) + warp / share;
+  const int a = task / line_tasks;
+  const int64_t first = int64_t{task % line_tasks} * kLines;  // line
+  const int end = a < groups ? begin[a + 1] : 0;
   Vector<float, kWidth> sum = {};
-  if (line < lines) {
-#pragma unroll 2
-    for (int i = begin[a] + warp; i < end; i += kWarps) {
-      const auto value = Load<kWidth>(g + order[i] * lines + line);
+  if (first + lane * kWidth < lines) {
+    for (int i = a < groups ? begin[a] + warp % share : 0; i < end; i += kRows * share) {
+      int row[kRows];
+      Vector<float, kWidth> value[kRows];
 #pragma unroll
-      for (int k = 0; k < kWidth; ++k) sum[k] += value[k] * value[k];
+      for (int r = 0; r < kRows; ++r) {  // beyond the end the last row again, to no effect
+        row[r] = order[i + r * share < end ? i + r * share : end - 1];
+      }
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        value[r] = Load<kWidth>(g + row[r] * lines + first + lane * kWidth);
+      }
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+        for (int k = 0; k < kWidth; ++k) {
+          if (i + r * share < end) sum[k] += value[r][k] * value[r][k];
+        }
+      }
     }
   }
   parts[warp][lane] = sum;
   __syncthreads();
-  const int own = threadIdx.x;
-  if (own >= kLines || first + own >= lines) return;
-  float total = 0;
+  if (warp % share != 0 || a >= groups) return;
+  // Now a lane has lines that are kWarp apart, so that a warp's lie side by side in `sums`.
+  float* const sums = out.sums + a * out.group_stride + first * out.line_stride;
+  const int count = lines - first < kLines ? static_cast<int>(lines - first) : kLines;
+  float before[kWidth], total[kWidth] = {};
 #pragma unroll
-  for (int w = 0; w < kWarps; ++w) total += parts[w][own / kWidth][own % kWidth];
-  out.sums[a * out.group_stride + (first + own) * out.line_stride] += total;
+  for (int k = 0; k < kWidth; ++k) {
+    const int own = k * kWarp + lane;
+    before[k] = own < count ? sums[own * out.line_stride] : 0;
+  }
+#pragma unroll 1
+  for (int w = warp; w < warp + share; ++w) {
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) {
+      const int own = k * kWarp + lane;
+      total[k] += parts[w][own / kWidth][own % kWidth];
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < kWidth; ++k) {
+    const int own = k * kWarp + lane;
+    if (own < count) sums[own * out.line_stride] = before[k] + total[k];
+  }
 }
 
 void AddGroupSquares(Device& device, const float* g, const int32_t* order, const int32_t* begin,
-                     int64_t groups, int64_t lines, const SumsAt& out) {
+                     int64_t rows, int64_t groups, int64_t lines, const SumsAt& out) {
   const bool vectors = lines % kVector == 0 && Aligned(g);
-  const int64_t line_blocks = CeilDiv(lines, kWarp * (vectors ? kVector : 1));
-  Launch(device, {.x = line_blocks * groups},
-         vectors ? GroupSquaresKernel<kVector> : GroupSquaresKernel<1>, g, order, begin, lines,
-         line_blocks, out);
+  const int64_t line_tasks = CeilDiv(lines, kWarp * (vectors ? kVector : 1));
+  const int share = GroupWarps(rows, groups);
+  Launch(device, {.x = CeilDiv(groups * line_tasks * share, kBlockThreads / kWarp)},
+         vectors ? GroupSquaresKernel<kVector> : GroupSquaresKernel<1>, g, order, begin, groups,
+         lines, line_tasks, share, out);
 }
 
 // sums += g g.
@@ -309,7 +341,8 @@ void CudaBackend::AddSquaredGradient(const Tensor& gy, const Tensor& x, const Te
       SumColumns(*device_, Squares{Data<float>(g), line_count}, rows, line_count, out.sums);
     } else {
       AddGroupSquares(*device_, Data<float>(g), Data<int32_t>(order) + first,
-                      Data<int32_t>(begin) + first / strip * (groups + 1), groups, line_count, out);
+                      Data<int32_t>(begin) + first / strip * (groups + 1), rows, groups, line_count,
+                      out);
     }
   }
   if (lines_too) {

@@ -21,6 +21,7 @@
 #define __shared__ static  // one block runs at a time
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __maxnreg__(...)
 #define __restrict__
 
 struct dim3 {
