@@ -341,9 +341,9 @@ void CudaBackend::Rope(RopeKind kind, int64_t head_dim, const Tensor& cosine, co
   const bool vectors = kind == RopeKind::kHalf && head_dim / 2 % kVector == 0 &&
                        Aligned(Data<float>(cosine), Data<float>(sine), Data<float>(x));
   const int64_t row_pairs = x.shape[1] / 2;
-  const int64_t warps = CeilDiv(row_pairs, kWarp * (vectors ? kVector : 1));
+  const int64_t threads = CeilDiv(row_pairs, kWarp * (vectors ? kVector : 1)) * kWarp;
   const Grid grid{.x = x.shape[0],
-                  .threads = static_cast<int>(std::min<int64_t>(warps * kWarp, kBlockThreads))};
+                  .threads = static_cast<int>(std::clamp<int64_t>(threads, kWarp, kBlockThreads))};
   Launch(*device_, grid,
          vectors                   ? RopeKernel<RopeKind::kHalf, kVector>
          : kind == RopeKind::kHalf ? RopeKernel<RopeKind::kHalf, 1>

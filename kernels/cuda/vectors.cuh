@@ -1,6 +1,5 @@
-// Several neighbouring elements of a tensor at once. A thread that moves 16 bytes by one
-// instruction keeps four times as much under way as one that moves a float, and memory far from
-// the multiprocessor is only as fast as that.
+// Several neighbouring elements of a tensor at once. Memory is at full speed only with about 30 KB
+// under way for each multiprocessor: 2,048 threads with a float each have a quarter of that.
 //
 //   struct AddScaled {
 //     float alpha;
