@@ -26,7 +26,7 @@ run() {
   timeout "$limit" bash -c '"$@"' run "$@"
 }
 
-export CVXQ_TEST_DATA=$bundle/test-models/ CVXQ_TEST_MODEL=$bundle/model
+export CVXQ_TEST_DATA=$bundle/test-models/ CVXQ_TEST_MODEL=$bundle/model CVXQ_TEST_TEXT=$bundle/kjv.test.txt
 failed=0
 # step NAME SECONDS COMMAND...: its output in OUT/NAME.txt, and one line in the summary.
 step() {
