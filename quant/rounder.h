@@ -24,6 +24,10 @@
 
 namespace cvxq {
 
+// The most rows of a tile on a device where all rows feed each other: 96 take three quarters of the
+// time of 128, for 0.1 % more distortion with the trellis (64: 0.6 %); nothing else depends on it.
+inline constexpr int64_t kDeviceTileRows = 96;
+
 // Trellis-coded quantisation: of each weight the step and the weight of a squared error of one step
 // are products of one factor of its row [M] and one of its column [N].
 struct TrellisRule {

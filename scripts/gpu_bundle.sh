@@ -3,7 +3,8 @@
 # installed:
 #   scripts/gpu_bundle.sh [ARCHITECTURES]     of the cards, for instance 90-real (default: all)
 # Makes build/gpu-bundle: programs, the libraries they are linked with (but for those of the C library,
-# the driver and cuBLAS, which are found there), a model and a text.
+# the driver and cuBLAS, which are found there), a model and a text; and the same in one file,
+# build/gpu-bundle.tar.xz.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -30,5 +31,6 @@ cp -r examples/models/kjv-llama-1m "$bundle/model"
 cp -r tests/data/models "$bundle/test-models"
 cp examples/text/kjv.test.txt "$bundle/"
 cp scripts/gpu_check.sh "$bundle/"
-du -sh "$bundle"
-echo "Copy $bundle to a machine with a GPU, and run there: gpu_check.sh OUT"
+tar -C build -c gpu-bundle | xz -T0 >"$bundle.tar.xz"
+du -sh "$bundle" "$bundle.tar.xz"
+echo "Copy one of the two to a machine with a GPU, and run there: gpu-bundle/gpu_check.sh OUT"

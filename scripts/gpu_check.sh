@@ -23,20 +23,27 @@ run() {
   shift
   export -f same_bytes like_the_cpu
   export bundle out
-  timeout "$limit" bash -c '"$@"' run "$@"
+  timeout -k 5 "$limit" bash -c '"$@"' run "$@"
 }
 
-export CVXQ_TEST_DATA=$bundle/test-models/ CVXQ_TEST_MODEL=$bundle/model
-failed=0
+export CVXQ_TEST_DATA=$bundle/test-models/ CVXQ_TEST_MODEL=$bundle/model CVXQ_TEST_TEXT=$bundle/kjv.test.txt
 # step NAME SECONDS COMMAND...: its output in OUT/NAME.txt, and one line in the summary.
 step() {
   local name=$1 limit=$2 begin=$SECONDS code
   shift 2
   run "$limit" "$@" >"$out/$name.txt" 2>&1
   code=$?
-  [ $code -eq 0 ] || failed=1
   printf '%-20s %s, %d s\n' "$name" "$([ $code -eq 0 ] && echo passed || echo "FAILED ($code)")" \
     $((SECONDS - begin)) | tee -a "$out/summary.txt"
+}
+# shards NAME SECONDS COMMAND...: a test program as eight processes side by side, NAME_0 to NAME_7.
+# Returns at once.
+shards() {
+  local name=$1 i
+  shift
+  for i in {0..7}; do
+    GTEST_TOTAL_SHARDS=8 GTEST_SHARD_INDEX=$i step "${name}_$i" "$@" &
+  done
 }
 
 same_bytes() {  # the same job twice
@@ -59,17 +66,24 @@ like_the_cpu() {  # what the backends make of the same job, judged by the CPU
 }
 
 step machine 20 nvidia-smi
-step tests 150 "$bundle/bin/cuda_test" --gtest_brief=1
-step same_bytes 40 same_bytes
-step like_the_cpu 60 like_the_cpu
+# Side by side, since none of it is timed.
+shards tests 150 "$bundle/bin/cuda_test" --gtest_brief=1
+step same_bytes 100 same_bytes &
+step like_the_cpu 150 like_the_cpu &
+step generate 60 "$bundle/bin/cvxq" generate "$bundle/model" -p "In the beginning" -n 64 --backend cuda &
+wait
+# One after another: these are.
 step block 40 "$bundle/bin/bench_cuda_block"
 step packed 40 "$bundle/bin/bench_cuda_packed"
-step generate 20 "$bundle/bin/cvxq" generate "$bundle/model" -p "In the beginning" -n 64 --backend cuda
+step rounding 40 "$bundle/bin/bench_cuda_rounding"
 if command -v compute-sanitizer >/dev/null; then
-  step memcheck 100 compute-sanitizer --error-exitcode 9 "$bundle/bin/cuda_test" --gtest_brief=1 \
-    --gtest_filter='*AgreesWithReference*'
+  for tool in memcheck racecheck; do
+    shards $tool 150 compute-sanitizer --tool $tool --error-exitcode 9 "$bundle/bin/cuda_test" --gtest_brief=1 \
+      --gtest_filter='*AgreesWithReference*'
+  done
+  wait
 else
-  echo "memcheck             left out: no compute-sanitizer" | tee -a "$out/summary.txt"
+  echo "memcheck, racecheck  left out: no compute-sanitizer" | tee -a "$out/summary.txt"
 fi
 rm -rf "$out"/first "$out"/second "$out"/by-*
-exit $failed
+! grep -q FAILED "$out/summary.txt"

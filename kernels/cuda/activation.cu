@@ -4,7 +4,7 @@
 #include "kernels/contract.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/elements.cuh"
-#include "kernels/cuda/launch.h"
+#include "kernels/cuda/vectors.cuh"
 
 namespace cvxq::cuda {
 namespace {
@@ -26,36 +26,59 @@ __device__ ValueAndSlope Activate(float x) {
     return {0.5f * x * (1 + t),
             0.5f * (1 + t) + 0.5f * x * (1 - t * t) * kC * (1 + 3 * kCube * x * x)};
   } else {
-    const float s = 1 / (1 + expf(-x));
+    const float s = FastReciprocal(1 + expf(-x));
     return {x * s, s * (1 + x * (1 - s))};
   }
 }
 
+// What follows are bodies of ForEach: At() is of the elements [i, i + kWidth).
+
 template <ActivationKind kKind, typename T>
-__global__ void ActivationKernel(const float* gate, const float* up, T* y, int64_t count) {
-  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count;
-       i += int64_t{gridDim.x} * blockDim.x) {
-    y[i] = FromFloat<T>(gate == nullptr ? Activate<kKind>(up[i]).value
-                                        : Activate<kKind>(gate[i]).value * up[i]);
+struct Forward {
+  const float *gate, *up;  // gate may be null
+  T* y;
+
+  template <int kWidth>
+  __device__ void At(int64_t i) const {
+    auto value = Load<kWidth>(up + i);
+    if (gate == nullptr) {
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) value[k] = Activate<kKind>(value[k]).value;
+    } else {
+      const auto of_gate = Load<kWidth>(gate + i);
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) value[k] *= Activate<kKind>(of_gate[k]).value;
+    }
+    Store(y + i, value);
   }
-}
+};
 
 // gup may be gy: an element is read before it is written.
 template <ActivationKind kKind>
-__global__ void ActivationBackwardKernel(const float* gate, const float* up, const float* gy,
-                                         float* ggate, float* gup, int64_t count) {
-  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count;
-       i += int64_t{gridDim.x} * blockDim.x) {
-    const float g = gy[i];
+struct Backward {
+  const float *gate, *up, *gy;
+  float *ggate, *gup;
+
+  template <int kWidth>
+  __device__ void At(int64_t i) const {
+    const auto value = Load<kWidth>(up + i);
+    auto g = Load<kWidth>(gy + i);
     if (gate == nullptr) {
-      gup[i] = g * Activate<kKind>(up[i]).slope;
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) g[k] *= Activate<kKind>(value[k]).slope;
     } else {
-      const ValueAndSlope a = Activate<kKind>(gate[i]);
-      ggate[i] = g * up[i] * a.slope;
-      gup[i] = g * a.value;
+      auto of_gate = Load<kWidth>(gate + i);
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) {
+        const ValueAndSlope a = Activate<kKind>(of_gate[k]);
+        of_gate[k] = g[k] * value[k] * a.slope;
+        g[k] *= a.value;
+      }
+      Store(ggate + i, of_gate);
     }
+    Store(gup + i, g);
   }
-}
+};
 
 // body(std::integral_constant<ActivationKind, kind>).
 template <typename Body>
@@ -74,48 +97,82 @@ void WithActivation(ActivationKind kind, const Body& body) {
   Require(false, "Activation: unknown kind");
 }
 
-__global__ void AddScaledKernel(float alpha, const float* x, float* y, int64_t count) {
-  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count;
-       i += int64_t{gridDim.x} * blockDim.x) {
-    y[i] = Fma(alpha, x[i], y[i]);
-  }
-}
+// y += alpha x.
+struct AddMultiple {
+  float alpha;
+  const float* x;
+  float* y;
 
-__global__ void ScaleRowsKernel(const float* scale, float* x, int64_t count, int64_t d) {
-  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count;
-       i += int64_t{gridDim.x} * blockDim.x) {
-    x[i] *= scale[i / d];
+  template <int kWidth>
+  __device__ void At(int64_t i) const {
+    const auto more = Load<kWidth>(x + i);
+    auto sum = Load<kWidth>(y + i);
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) sum[k] = Fma(alpha, more[k], sum[k]);
+    Store(y + i, sum);
   }
-}
+};
 
-__global__ void ScaleAndCapKernel(float scale, float cap, float* x, int64_t count) {
-  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count;
-       i += int64_t{gridDim.x} * blockDim.x) {
-    const float scaled = scale * x[i];
-    x[i] = cap > 0 ? cap * tanhf(scaled / cap) : scaled;
-  }
-}
+// Rows of d, a multiple of kWidth.
+struct RowFactors {
+  const float* scale;
+  float* x;
+  int64_t d;
 
-__global__ void ScaleAndCapBackwardKernel(float scale, float cap, const float* y, float* g,
-                                          int64_t count) {
-  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count;
-       i += int64_t{gridDim.x} * blockDim.x) {
-    const float t = cap > 0 ? y[i] / cap : 0;
-    g[i] *= scale * (1 - t * t);
+  template <int kWidth>
+  __device__ void At(int64_t i) const {
+    const float factor = scale[i / d];
+    auto value = Load<kWidth>(x + i);
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) value[k] *= factor;
+    Store(x + i, value);
   }
-}
+};
+
+struct Cap {
+  float scale, cap;
+  float* x;
+
+  template <int kWidth>
+  __device__ void At(int64_t i) const {
+    auto value = Load<kWidth>(x + i);
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) {
+      const float scaled = scale * value[k];
+      value[k] = cap > 0 ? cap * tanhf(scaled / cap) : scaled;
+    }
+    Store(x + i, value);
+  }
+};
+
+struct CapBackward {
+  float scale, cap;
+  const float* y;
+  float* g;
+
+  template <int kWidth>
+  __device__ void At(int64_t i) const {
+    const auto value = Load<kWidth>(y + i);
+    auto gradient = Load<kWidth>(g + i);
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) {
+      const float t = cap > 0 ? value[k] / cap : 0;
+      gradient[k] *= scale * (1 - t * t);
+    }
+    Store(g + i, gradient);
+  }
+};
 
 }  // namespace
 
 void CudaBackend::Activation(ActivationKind kind, const Tensor& gate, const Tensor& up, Tensor y) {
   if (failed()) return;
   contract::Activation(gate, up, y);
-  const int64_t count = up.shape.elements();
   WithActivation(kind, [&](auto k) {
     WithComputeType(y.dtype, [&](auto element) {
       using T = decltype(element);
-      Launch(*device_, ElementGrid(count), ActivationKernel<decltype(k)::value, T>,
-             Data<float>(gate), Data<float>(up), Data<T>(y), count);
+      const Forward<decltype(k)::value, T> body{Data<float>(gate), Data<float>(up), Data<T>(y)};
+      ForEach(*device_, up.shape.elements(), body, Aligned(body.gate, body.up, body.y));
     });
   });
 }
@@ -124,43 +181,40 @@ void CudaBackend::ActivationBackward(ActivationKind kind, const Tensor& gate, co
                                      const Tensor& gy, Tensor ggate, Tensor gup) {
   if (failed()) return;
   contract::ActivationBackward(gate, up, gy, ggate, gup);
-  const int64_t count = up.shape.elements();
   WithActivation(kind, [&](auto k) {
-    Launch(*device_, ElementGrid(count), ActivationBackwardKernel<decltype(k)::value>,
-           Data<float>(gate), Data<float>(up), Data<float>(gy), Data<float>(ggate),
-           Data<float>(gup), count);
+    const Backward<decltype(k)::value> body{Data<float>(gate), Data<float>(up), Data<float>(gy),
+                                            Data<float>(ggate), Data<float>(gup)};
+    ForEach(*device_, up.shape.elements(), body,
+            Aligned(body.gate, body.up, body.gy, body.ggate, body.gup));
   });
 }
 
 void CudaBackend::AddScaled(float alpha, const Tensor& x, Tensor y) {
   if (failed()) return;
   contract::AddScaled(x, y);
-  const int64_t count = x.shape.elements();
-  Launch(*device_, ElementGrid(count), AddScaledKernel, alpha, Data<float>(x), Data<float>(y),
-         count);
+  const AddMultiple body{alpha, Data<float>(x), Data<float>(y)};
+  ForEach(*device_, x.shape.elements(), body, Aligned(body.x, body.y));
 }
 
 void CudaBackend::ScaleRows(const Tensor& scale, Tensor x) {
   if (failed()) return;
   contract::ScaleRows(scale, x);
-  const int64_t count = x.shape.elements();
-  Launch(*device_, ElementGrid(count), ScaleRowsKernel, Data<float>(scale), Data<float>(x), count,
-         x.shape[1]);
+  const RowFactors body{Data<float>(scale), Data<float>(x), x.shape[1]};
+  ForEach(*device_, x.shape.elements(), body, Aligned(body.x) && body.d % kVector == 0);
 }
 
 void CudaBackend::ScaleAndCap(float scale, float cap, Tensor x) {
   if (failed()) return;
   contract::ScaleAndCap(x);
-  const int64_t count = x.shape.elements();
-  Launch(*device_, ElementGrid(count), ScaleAndCapKernel, scale, cap, Data<float>(x), count);
+  const Cap body{scale, cap, Data<float>(x)};
+  ForEach(*device_, x.shape.elements(), body, Aligned(body.x));
 }
 
 void CudaBackend::ScaleAndCapBackward(float scale, float cap, const Tensor& y, Tensor g) {
   if (failed()) return;
   contract::ScaleAndCapBackward(y, g);
-  const int64_t count = y.shape.elements();
-  Launch(*device_, ElementGrid(count), ScaleAndCapBackwardKernel, scale, cap, Data<float>(y),
-         Data<float>(g), count);
+  const CapBackward body{scale, cap, Data<float>(y), Data<float>(g)};
+  ForEach(*device_, y.shape.elements(), body, Aligned(body.y, body.g));
 }
 
 }  // namespace cvxq::cuda

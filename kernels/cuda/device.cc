@@ -150,6 +150,11 @@ void Device::Download(const std::byte* device, void* host, int64_t bytes) {
   }
 }
 
+void Device::Copy(const std::byte* from, std::byte* to, int64_t bytes) {
+  if (failed() || bytes == 0 || from == to) return;
+  Check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_), "copying within it");
+}
+
 void Device::Clear(std::byte* device, int64_t bytes) {
   if (failed() || bytes == 0) return;
   Check(cudaMemsetAsync(device, 0, bytes, stream_), "clearing memory");

@@ -60,6 +60,8 @@ class Device : public std::enable_shared_from_this<Device> {
   void Upload(const void* host, std::byte* device, int64_t bytes);
   // From the device; waits.
   void Download(const std::byte* device, void* host, int64_t bytes);
+  // Within the device; the two do not overlap, unless they are the same.
+  void Copy(const std::byte* from, std::byte* to, int64_t bytes);
   void Clear(std::byte* device, int64_t bytes);
 
   // Waits for all work. The first error so far.

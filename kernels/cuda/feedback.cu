@@ -1,34 +1,27 @@
-// Error feedback: the waves of tiles and the products between them.
-//
-// Blocks whose rows feed each other are worked one after another, each in waves: its tiles on one
-// antidiagonal are independent and are rounded by one launch; then two batched products give what
-// they owe, to earlier columns of the same rows and to earlier rows of the same columns. (Batches
-// of one size compute some products with the zeros above L's diagonal: twice the arithmetic that is
-// needed, and far fewer kinds of products.) All other rows together take one launch and one product
-// for each tile of columns.
+// Rounding with error feedback, by the rules of the codecs: which kernels work the tiles of a wave
+// (feedback_waves.cuh), and of what size tiles are.
 //
 // Speed, estimated from instructions and latencies at 1.8 GHz. With R x C the rows and columns of a
 // tile and one multiprocessor a tile:
 //   rows that feed each other   N R + M C rows are rounded one after another, in some 75 cycles
-//   each
-//                               with levels (R = 64) and 150 with the trellis (R = 96; 140 and 160
-//                               with 64 and 128), and products take 7 ms of 4096 x 4096: 23 ms and
-//                               51 (38, 65) ms, 0.7 and 0.33 (0.45, 0.26) billion weights a
+//                               each with levels (R = 64) and 150 with the trellis (R = 96; 140 and
+//                               160 with 64 and 128), and products take 7 ms of 4096 x 4096: 23 ms
+//                               and 51 (38, 65) ms, 0.7 and 0.33 (0.45, 0.26) billion weights a
 //                               second. The chain is what bounds it: at most
 //                               min(M / R, N / C) multiprocessors have a tile, so twice the size of
 //                               both sides has twice the speed, and linears side by side would too
 //   trellis, rows free          N R rows one after another, R = 256, 120 cycles each
 //   levels, rows free           nothing is serial: M N^2 operations of products in float, and the
 //                               tiles' own M N C: 4 ms of 4096 x 4096
-#include <algorithm>
-#include <numeric>
+#include <memory>
 #include <utility>
+#include <vector>
 
 #include "kernels/contract.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/curvature.h"
 #include "kernels/cuda/elements.cuh"
-#include "kernels/cuda/feedback_tile.cuh"
+#include "kernels/cuda/feedback_waves.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/scalar_rounding.cuh"
 #include "kernels/cuda/trellis_search.cuh"
@@ -41,19 +34,6 @@ namespace {
 // Of a tile: the most rows of the trellis, the rows of levels (nothing depends on them), columns.
 constexpr int kFeedingRows = 128, kFreeRows = 256, kLevelRows = 64;
 constexpr int kFeedingColumns = 32, kFreeColumns = 128;
-constexpr int64_t kProductStep = 512;  // what products leave out is a multiple of it
-
-// y[i, j] (i < lines, j < stride) = x[row[i], column[j]], 0 where either is -1.
-__global__ void PlaceKernel(const float* x, const int32_t* row, const int32_t* column, float* y,
-                            float* copy, int64_t lines, int64_t stride, int64_t width) {
-  for (int64_t at = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; at < lines * stride;
-       at += int64_t{gridDim.x} * blockDim.x) {
-    const int32_t r = row[at / stride], c = column[at % stride];
-    const float value = r < 0 || c < 0 ? 0 : x[r * width + c];
-    y[at] = value;
-    if (copy != nullptr) copy[at] = value;
-  }
-}
 
 // sums[column[c]] += the sum of squares[tiles, c] (c < width).
 __global__ void AddSquaresKernel(const float* squares, const int32_t* column, float* sums,
@@ -65,209 +45,6 @@ __global__ void AddSquaresKernel(const float* squares, const int32_t* column, fl
     sums[column[c]] += sum;
   }
 }
-
-// Rows that are worked together, in tiles as feedback_tile.cuh has them.
-struct Run {
-  std::vector<int32_t> row;      // [tiles, R]
-  std::vector<int32_t> rows_of;  // [tiles]
-  std::vector<int32_t> place;    // of each row in its block
-  std::vector<int32_t> tile;     // of each row tile its number, in the order of the blocks
-  Tensor lower;                  // L_O as the caller has it; empty: rows are independent
-};
-
-// `before`: the tiles of the blocks before this one.
-void AppendTile(const std::vector<int32_t>& rows, int64_t first, int64_t tile_rows, int64_t before,
-                Run& run) {
-  run.tile.push_back(static_cast<int32_t>(before + first / tile_rows));
-  const int64_t n = std::min(tile_rows, static_cast<int64_t>(rows.size()) - first);
-  run.rows_of.push_back(static_cast<int32_t>(n));
-  for (int64_t i = 0; i < tile_rows; ++i) {
-    run.row.push_back(i < n ? rows[first + i] : -1);
-    run.place.push_back(i < n ? static_cast<int32_t>(first + i) : -1);
-  }
-}
-
-std::vector<Run> Runs(const std::vector<DeviceFeedback::Block>& blocks, int64_t tile_rows) {
-  std::vector<Run> runs;
-  Run free;  // rows that are independent, of all blocks
-  int64_t before = 0;
-  for (const DeviceFeedback::Block& block : blocks) {
-    const int64_t n = static_cast<int64_t>(block.rows.size());
-    if (block.lower.empty()) {
-      for (int64_t first = 0; first < n; first += tile_rows) {
-        AppendTile(block.rows, first, tile_rows, before, free);
-      }
-    } else {
-      Run& run = runs.emplace_back();
-      run.lower = block.lower;
-      for (int64_t first = (n - 1) / tile_rows * tile_rows; first >= 0; first -= tile_rows) {
-        AppendTile(block.rows, first, tile_rows, before, run);
-      }
-    }
-    before += CeilDiv(n, tile_rows);
-  }
-  if (!free.row.empty()) runs.push_back(std::move(free));
-  return runs;
-}
-
-// The waves of one run.
-class RunOfTiles {
- public:
-  RunOfTiles(Device& device, Products& products, const DeviceFeedback& f, const Run& run,
-             const Tensor& codes, int columns)
-      : device_(device), products_(products), row_tiles_(std::ssize(run.rows_of)) {
-    const int64_t width = f.w.shape[1], stride = CeilDiv(width, columns) * columns;
-    const int64_t lines = std::ssize(run.row);
-    tiles_.rows = static_cast<int>(lines / row_tiles_);
-    tiles_.columns = columns;
-    tiles_.stride = stride;
-    tiles_.width = width;
-    tiles_.codes = Data<uint16_t>(codes);
-    std::vector<int32_t> column = f.order;
-    if (column.empty()) {
-      column.resize(width);
-      std::iota(column.begin(), column.end(), 0);
-    }
-    column.resize(stride, -1);
-    tiles_.column = List(column);
-    tiles_.row = List(run.row);
-    tiles_.rows_of = List(run.rows_of);
-    tiles_.target = Floats(lines * stride);
-    float* original = Floats(lines * stride);
-    tiles_.original = original;
-    Place(Data<float>(f.w), width, tiles_.row, lines, tiles_.column, stride, tiles_.target,
-          original);
-    if (!f.lower.empty()) {
-      tiles_.lower = Data<float>(f.lower);
-      if (stride != width) {
-        std::iota(column.begin(), column.begin() + width, 0);
-        const int32_t* place = List(column);
-        float* lower = Floats(stride * stride);
-        Place(tiles_.lower, width, place, stride, place, stride, lower, nullptr);
-        tiles_.lower = lower;
-      }
-    }
-    if (!run.lower.empty()) {
-      const int32_t* place = List(run.place);
-      float* feed = Floats(lines * lines);
-      Place(Data<float>(run.lower), run.lower.shape[0], place, lines, place, lines, feed, nullptr);
-      tiles_.feed = feed;
-      tiles_.feed_stride = lines;
-      owed_ = Floats(lines * stride);
-      device.Clear(reinterpret_cast<std::byte*>(owed_), 4 * lines * stride);
-      tiles_.owed = owed_;
-    }
-    const int64_t together = feeds() ? std::min(row_tiles_, column_tiles()) : row_tiles_;
-    tiles_.negative = Floats(together * tiles_.rows * columns);
-    if (feeds()) tiles_.error = Floats(together * tiles_.rows * columns);
-  }
-
-  const Tiles& tiles() const { return tiles_; }
-  // A list of the host's, on the device for as long as this lives.
-  const int32_t* List(const std::vector<int32_t>& list) {
-    std::byte* data = Keep(device_.Scratch(DType::kI32, {std::ssize(list)}));
-    device_.Upload(list.data(), data, 4 * std::ssize(list));
-    return reinterpret_cast<const int32_t*>(data);
-  }
-  int64_t row_tiles() const { return row_tiles_; }
-  bool feeds() const { return tiles_.feed != nullptr; }
-
-  // round(tiles, count): rounds the `count` tiles of a wave.
-  template <typename Round>
-  void Work(const Round& round) {
-    if (!feeds()) {
-      for (tiles_.first_column = column_tiles() - 1; tiles_.first_column >= 0;
-           --tiles_.first_column) {
-        round(tiles_, row_tiles_);
-        OweColumns(row_tiles_);
-      }
-      return;
-    }
-    tiles_.column_step = 1;
-    for (int64_t i = 0; i < Waves(row_tiles_, column_tiles()); ++i) {
-      const Wave wave = WaveOf(i, row_tiles_, column_tiles());
-      tiles_.first_row = wave.first_row;
-      tiles_.first_column = wave.first_column;
-      round(tiles_, wave.count);
-      OweColumns(wave.count);
-      OweRows(wave.count);
-    }
-  }
-
- private:
-  int64_t column_tiles() const { return tiles_.stride / tiles_.columns; }
-
-  std::byte* Keep(Tensor tensor) {
-    arrays_.push_back(std::move(tensor));
-    return device_.failed() ? nullptr : DeviceBytes(arrays_.back());
-  }
-  float* Floats(int64_t count) {
-    return reinterpret_cast<float*>(Keep(device_.Scratch(DType::kF32, {count})));
-  }
-  void Place(const float* x, int64_t width, const int32_t* row, int64_t lines,
-             const int32_t* column, int64_t stride, float* y, float* copy) {
-    Launch(device_, ElementGrid(lines * stride), PlaceKernel, x, row, column, y, copy, lines,
-           stride, width);
-  }
-
-  // To all earlier columns of their rows.
-  void OweColumns(int64_t count) {
-    if (tiles_.lower == nullptr) return;
-    const int64_t rows = tiles_.rows, columns = tiles_.columns, stride = tiles_.stride;
-    Product product = {.m = rows,
-                       .k = columns,
-                       .a = reinterpret_cast<const std::byte*>(tiles_.negative),
-                       .a_stride = columns,
-                       .b = reinterpret_cast<const std::byte*>(tiles_.lower + tiles_.first_column *
-                                                                                  columns * stride),
-                       .b_stride = stride,
-                       .c = tiles_.target + tiles_.first_row * rows * stride,
-                       .c_stride = stride,
-                       .accumulate = true};
-    if (feeds()) {
-      const int64_t most = (tiles_.first_column + count - 1) * columns;  // of the last tile
-      product.n = std::min(stride, CeilDiv(most, kProductStep) * kProductStep);
-      product.batch = count;
-      product.a_distance = rows * columns;
-      product.b_distance = columns * stride;
-      product.c_distance = rows * stride;
-    } else {
-      product.m *= count;
-      product.n = tiles_.first_column * columns;
-    }
-    if (product.n > 0) products_.Multiply(product);
-  }
-
-  // To all earlier rows of their columns, which come later in the arrays.
-  void OweRows(int64_t count) {
-    const int64_t rows = tiles_.rows, columns = tiles_.columns, lines = rows * row_tiles_;
-    const int64_t begin = (tiles_.first_row + 1) * rows / kProductStep * kProductStep;
-    if ((tiles_.first_row + 1) * rows == lines) return;
-    products_.Multiply({.m = lines - begin,
-                        .n = columns,
-                        .k = rows,
-                        .a = reinterpret_cast<const std::byte*>(
-                            tiles_.feed + tiles_.first_row * rows * lines + begin),
-                        .transpose_a = true,
-                        .a_stride = lines,
-                        .b = reinterpret_cast<const std::byte*>(tiles_.error),
-                        .b_stride = columns,
-                        .c = owed_ + begin * tiles_.stride + tiles_.first_column * columns,
-                        .c_stride = tiles_.stride,
-                        .accumulate = true,
-                        .batch = count,
-                        .a_distance = rows * lines,
-                        .b_distance = rows * columns,
-                        .c_distance = columns});
-  }
-
-  Device& device_;
-  Products& products_;
-  const int64_t row_tiles_;
-  Tiles tiles_;
-  float* owed_ = nullptr;
-  std::vector<Tensor> arrays_;
-};
 
 class CudaRounder : public DeviceRounder {
  public:

@@ -130,6 +130,16 @@ __device__ inline void PrefetchToL2(const void* p) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
 }
 
+// A vector of elements at p, which is a multiple of its alignment: one instruction up to 16 bytes.
+template <typename V>
+__device__ V LoadVector(const void* p) {
+  return *static_cast<const V*>(p);
+}
+template <typename V>
+__device__ void StoreVector(void* p, const V& vector) {
+  *static_cast<V*>(p) = vector;
+}
+
 // 16 bytes that are read once: kept out of the first-level cache.
 __device__ inline uint4 LoadStreaming(const uint4* p) { return __ldcs(p); }
 

@@ -1,28 +1,41 @@
 // The backend itself, and the operations that only move or convert elements.
+#include <type_traits>
+
 #include "absl/strings/str_cat.h"
 #include "kernels/contract.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/elements.cuh"
-#include "kernels/cuda/launch.h"
+#include "kernels/cuda/vectors.cuh"
 
 namespace cvxq {
 namespace cuda {
 namespace {
 
-__global__ void FillKernel(float* y, int64_t count, float value) {
-  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count;
-       i += int64_t{gridDim.x} * blockDim.x) {
-    y[i] = value;
-  }
-}
+// y = value.
+struct Constant {
+  float* y;
+  float value;
 
-template <typename From, typename To>
-__global__ void ConvertKernel(const From* x, To* y, int64_t count) {
-  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count;
-       i += int64_t{gridDim.x} * blockDim.x) {
-    y[i] = FromFloat<To>(ToFloat(x[i]));
+  template <int kWidth>
+  __device__ void At(int64_t i) const {
+    Vector<float, kWidth> values;
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) values[k] = value;
+    Store(y + i, values);
   }
-}
+};
+
+// y = x, rounded.
+template <typename From, typename To>
+struct Conversion {
+  const From* x;
+  To* y;
+
+  template <int kWidth>
+  __device__ void At(int64_t i) const {
+    Store(y + i, Load<kWidth>(x + i));
+  }
+};
 
 }  // namespace
 
@@ -56,8 +69,8 @@ void CudaBackend::Download(const Tensor& src, void* host) {
 void CudaBackend::Fill(Tensor dst, float value) {
   if (failed()) return;
   Require(dst.dtype == DType::kF32, "Fill: not F32");
-  const int64_t count = dst.shape.elements();
-  Launch(*device_, ElementGrid(count), FillKernel, Data<float>(dst), count, value);
+  const Constant body{Data<float>(dst), value};
+  ForEach(*device_, dst.shape.elements(), body, Aligned(body.y));
 }
 
 Status CudaBackend::Synchronize() { return device_->Synchronize(); }
@@ -65,13 +78,16 @@ Status CudaBackend::Synchronize() { return device_->Synchronize(); }
 void CudaBackend::Convert(const Tensor& src, Tensor dst) {
   if (failed()) return;
   contract::Convert(src, dst);
-  const int64_t count = src.shape.elements();
   WithFloatType(src.dtype, [&](auto from) {
     WithFloatType(dst.dtype, [&](auto to) {
       using From = decltype(from);
       using To = decltype(to);
-      Launch(*device_, ElementGrid(count), ConvertKernel<From, To>, Data<From>(src), Data<To>(dst),
-             count);
+      if constexpr (std::is_same_v<From, To>) {
+        device_->Copy(DeviceBytes(src), DeviceBytes(dst), src.bytes());
+      } else {
+        const Conversion<From, To> body{Data<From>(src), Data<To>(dst)};
+        ForEach(*device_, src.shape.elements(), body, Aligned(body.x, body.y));
+      }
     });
   });
 }

@@ -7,6 +7,7 @@
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/vectors.cuh"
 
 namespace cvxq::cuda {
 namespace {
@@ -69,51 +70,52 @@ void AddRowSums(Device& device, const T* x, float* sums, int64_t n, int64_t N) {
          x, sums, n, N);
 }
 
-// The members of groups in the order of groups, then of indices: rank by counting, since members
-// are few (an axis of one matrix). order[rank] = member, sorted[rank] = its group.
-__global__ void OrderKernel(const int32_t* group, int64_t count, int32_t* order, int32_t* sorted) {
-  __shared__ int32_t others[kBlockThreads];
-  const int64_t i = blockIdx.x * int64_t{kBlockThreads} + threadIdx.x;
-  const int32_t own = i < count ? group[i] : 0;
-  int64_t rank = 0;
-  for (int64_t begin = 0; begin < count; begin += kBlockThreads) {
-    const int64_t size = count - begin < kBlockThreads ? count - begin : kBlockThreads;
-    if (threadIdx.x < size) others[threadIdx.x] = group[begin + threadIdx.x];
-    __syncthreads();
-    for (int64_t j = 0; j < size; ++j) {
-      rank += others[j] < own || (others[j] == own && begin + j < i) ? 1 : 0;
-    }
-    __syncthreads();
-  }
-  if (i >= count) return;
-  order[rank] = static_cast<int32_t>(i);
-  sorted[rank] = own;
-}
+// The members [0, count) by strips of `strip`, a strip's by groups, a group's in ascending order:
+//   order[count]: their places within the strip, those of strip s from s * strip on
+//   begin[strips, groups + 1]: where in its strip's part of `order` each group begins; and the end.
+// A block is one group and one strip, and a warp of it a run of the members. It counts those of
+// lower groups and of its own, and so knows where to put them.
+__global__ void GroupMembersKernel(const int32_t* group, int64_t count, int64_t strip,
+                                   int32_t* order, int32_t* begin) {
+  constexpr int kWarps = kBlockThreads / kWarp;
+  __shared__ int32_t lower_of[kWarps], own_of[kWarps];
+  const int32_t a = static_cast<int32_t>(blockIdx.x), groups = static_cast<int32_t>(gridDim.x);
+  const int64_t first = blockIdx.y * strip;
+  group += first;
+  const int size = static_cast<int>(count - first < strip ? count - first : strip);
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  const int run = (size + kBlockThreads - 1) / kBlockThreads * kWarp;
+  const int run_begin = warp * run < size ? warp * run : size;
+  const int run_end = run_begin + run < size ? run_begin + run : size;
 
-// begin[a] for a in [0, groups]: the first rank whose group is at least a.
-__global__ void GroupBeginsKernel(const int32_t* sorted, int64_t count, int64_t groups,
-                                  int32_t* begin) {
-  const int64_t a = blockIdx.x * int64_t{blockDim.x} + threadIdx.x;
-  if (a > groups) return;
-  int64_t low = 0, high = count;
-  while (low < high) {
-    const int64_t middle = (low + high) / 2;
-    if (sorted[middle] < a) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
+  int32_t lower = 0, own = 0;
+  for (int i = run_begin + lane; i < run_end; i += kWarp) {
+    lower += group[i] < a ? 1 : 0;
+    own += group[i] == a ? 1 : 0;
   }
-  begin[a] = static_cast<int32_t>(low);
-}
-
-// y[t, i] = x[t, order[i]].
-template <typename T>
-__global__ void GatherColumnsKernel(const T* x, const int32_t* order, T* y, int64_t rows,
-                                    int64_t columns) {
-  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < rows * columns;
-       i += int64_t{gridDim.x} * blockDim.x) {
-    y[i] = x[i / columns * columns + order[i % columns]];
+  lower = WarpReduce(lower, Sum());
+  own = WarpReduce(own, Sum());
+  if (lane == 0) {
+    lower_of[warp] = lower;
+    own_of[warp] = own;
+  }
+  __syncthreads();
+  int32_t group_begin = 0, group_end = 0, place = 0;
+  for (int w = 0; w < kWarps; ++w) {
+    group_begin += lower_of[w];
+    group_end += lower_of[w] + own_of[w];
+    place += lower_of[w] + (w < warp ? own_of[w] : 0);
+  }
+  if (threadIdx.x == 0) {
+    int32_t* const begins = begin + blockIdx.y * (int64_t{groups} + 1);
+    begins[a] = group_begin;
+    if (a == groups - 1) begins[groups] = group_end;
+  }
+  for (int i = run_begin; i < run_end; i += kWarp) {
+    const bool is_own = i + lane < run_end && group[i + lane] == a;
+    const uint32_t own_lanes = __ballot_sync(0xffffffffu, is_own);
+    if (is_own) order[first + place + __popc(own_lanes & ((1u << lane) - 1))] = i + lane;
+    place += __popc(own_lanes);
   }
 }
 
@@ -123,30 +125,95 @@ struct SumsAt {
   int64_t group_stride, line_stride;
 };
 
-// Adds to each group's sums over its members in [first, first + rows), which are the rows of
-// g[rows, lines]. A block is one group and kBlockThreads lines.
-__global__ void GroupSquaresKernel(const float* g, const int32_t* begin, int64_t first,
-                                   int64_t rows, int64_t lines, int64_t line_blocks, SumsAt out) {
-  const int64_t a = blockIdx.x / line_blocks;
-  const int64_t line = blockIdx.x % line_blocks * kBlockThreads + threadIdx.x;
-  int64_t i = begin[a] - first, end = begin[a + 1] - first;
-  if (i < 0) i = 0;
-  if (end > rows) end = rows;
-  if (i >= end || line >= lines) return;
-  float sum = 0;
-  for (; i < end; ++i) {
-    const float value = g[i * lines + line];
-    sum += value * value;
+// Adds to each group's sums over its members of a strip, which are the rows order[begin[a]..] of
+// g[rows, lines]. One group and kWarp * kWidth lines are a task; its `share` warps of a block take
+// the rows in turn, each row along the lines, so that it does not matter where in the strip the
+// rows lie, and its first warp adds what they have. Four rows of a warp are under way at a time:
+// with the 32 registers that the compiler would choose they wait for each other.
+template <int kWidth>
+__global__ void __maxnreg__(48)
+    GroupSquaresKernel(const float* g, const int32_t* order, const int32_t* begin, int groups,
+                       int64_t lines, int line_tasks, int share, SumsAt out) {
+  constexpr int kWarps = kBlockThreads / kWarp, kLines = kWarp * kWidth, kRows = 4;
+  __shared__ Vector<float, kWidth> parts[kWarps][kWarp];
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  const int task = blockIdx.x * (kWarps / share) + warp / share;
+  const int a = task / line_tasks;
+  const int64_t first = int64_t{task % line_tasks} * kLines;  // line
+  const int end = a < groups ? begin[a + 1] : 0;
+  Vector<float, kWidth> sum = {};
+  if (first + lane * kWidth < lines) {
+    for (int i = a < groups ? begin[a] + warp % share : 0; i < end; i += kRows * share) {
+      int row[kRows];
+      Vector<float, kWidth> value[kRows];
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {  // beyond the end the last row again, to no effect
+        row[r] = order[i + r * share < end ? i + r * share : end - 1];
+      }
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        value[r] = Load<kWidth>(g + row[r] * lines + first + lane * kWidth);
+      }
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+        for (int k = 0; k < kWidth; ++k) {
+          if (i + r * share < end) sum[k] += value[r][k] * value[r][k];
+        }
+      }
+    }
   }
-  out.sums[a * out.group_stride + line * out.line_stride] += sum;
+  parts[warp][lane] = sum;
+  __syncthreads();
+  if (warp % share != 0 || a >= groups) return;
+  // Now a lane has lines that are kWarp apart, so that a warp's lie side by side in `sums`.
+  float* const sums = out.sums + a * out.group_stride + first * out.line_stride;
+  const int count = lines - first < kLines ? static_cast<int>(lines - first) : kLines;
+  float before[kWidth], total[kWidth] = {};
+#pragma unroll
+  for (int k = 0; k < kWidth; ++k) {
+    const int own = k * kWarp + lane;
+    before[k] = own < count ? sums[own * out.line_stride] : 0;
+  }
+#pragma unroll 1
+  for (int w = warp; w < warp + share; ++w) {
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) {
+      const int own = k * kWarp + lane;
+      total[k] += parts[w][own / kWidth][own % kWidth];
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < kWidth; ++k) {
+    const int own = k * kWarp + lane;
+    if (own < count) sums[own * out.line_stride] = before[k] + total[k];
+  }
 }
 
-__global__ void AddSquaresKernel(const float* g, int64_t count, float* sums) {
-  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count;
-       i += int64_t{gridDim.x} * blockDim.x) {
-    sums[i] += g[i] * g[i];
-  }
+void AddGroupSquares(Device& device, const float* g, const int32_t* order, const int32_t* begin,
+                     int64_t rows, int64_t groups, int64_t lines, const SumsAt& out) {
+  const bool vectors = lines % kVector == 0 && Aligned(g);
+  const int64_t line_tasks = CeilDiv(lines, kWarp * (vectors ? kVector : 1));
+  const int share = GroupWarps(rows, groups);
+  Launch(device, {.x = CeilDiv(groups * line_tasks * share, kBlockThreads / kWarp)},
+         vectors ? GroupSquaresKernel<kVector> : GroupSquaresKernel<1>, g, order, begin, groups,
+         lines, line_tasks, share, out);
 }
+
+// sums += g g.
+struct AddSquares {
+  const float* g;
+  float* sums;
+
+  template <int kWidth>
+  __device__ void At(int64_t i) const {
+    const auto value = Load<kWidth>(g + i);
+    auto sum = Load<kWidth>(sums + i);
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) sum[k] += value[k] * value[k];
+    Store(sums + i, sum);
+  }
+};
 
 }  // namespace
 
@@ -223,8 +290,7 @@ void CudaBackend::AddRowSquares(const Tensor& x, Tensor sums) {
 }
 
 // The axis that has groups is "members", the other one "lines" (if both have, that with more). The
-// gradient is made in strips of members, in the order of their groups, which stay in the cache
-// until their squares are summed.
+// gradient is made in strips of members, which stay in the cache until their squares are summed.
 void CudaBackend::AddSquaredGradient(const Tensor& gy, const Tensor& x, const Tensor& row_group,
                                      const Tensor& column_group, Tensor sums) {
   if (failed()) return;
@@ -234,27 +300,17 @@ void CudaBackend::AddSquaredGradient(const Tensor& gy, const Tensor& x, const Te
   const Tensor& group = by_columns ? column_group : row_group;
   const int64_t groups = by_columns ? B : A;
   const bool lines_too = !row_group.empty() && !column_group.empty();
-  Tensor members = by_columns ? x : gy;
-  const Tensor& lines = by_columns ? gy : x;
+  const Tensor &members = by_columns ? x : gy, &lines = by_columns ? gy : x;
   const int64_t member_count = members.shape[1], line_count = lines.shape[1];
+  const int64_t strip = StripRows(member_count, line_count);
 
-  Tensor begin;  // of each group, in the order of members
+  Tensor order, begin;  // of GroupMembersKernel
   if (!group.empty() && groups > 1) {
-    const Tensor order = device_->Scratch(DType::kI32, {member_count}),
-                 sorted = device_->Scratch(DType::kI32, {member_count});
-    begin = device_->Scratch(DType::kI32, {groups + 1});
-    Launch(*device_, {.x = CeilDiv(member_count, kBlockThreads)}, OrderKernel, Data<int32_t>(group),
-           member_count, Data<int32_t>(order), Data<int32_t>(sorted));
-    Launch(*device_, {.x = CeilDiv(groups + 1, kBlockThreads)}, GroupBeginsKernel,
-           Data<int32_t>(sorted), member_count, groups, Data<int32_t>(begin));
-    const Tensor gathered = device_->Scratch(members.dtype, members.shape);
-    WithComputeType(members.dtype, [&](auto element) {
-      using Element = decltype(element);
-      Launch(*device_, ElementGrid(members.shape.elements()), GatherColumnsKernel<Element>,
-             Data<Element>(members), Data<int32_t>(order), Data<Element>(gathered), T,
-             member_count);
-    });
-    members = gathered;
+    const int64_t strips = CeilDiv(member_count, strip);
+    order = device_->Scratch(DType::kI32, {member_count});
+    begin = device_->Scratch(DType::kI32, {strips, groups + 1});
+    Launch(*device_, {.x = groups, .y = strips}, GroupMembersKernel, Data<int32_t>(group),
+           member_count, strip, Data<int32_t>(order), Data<int32_t>(begin));
   }
 
   SumsAt out{Data<float>(sums), by_columns ? 1 : line_count, by_columns ? groups : 1};
@@ -264,7 +320,6 @@ void CudaBackend::AddSquaredGradient(const Tensor& gy, const Tensor& x, const Te
     device_->Clear(DeviceBytes(by_line), by_line.bytes());
     out = {Data<float>(by_line), line_count, 1};
   }
-  const int64_t strip = StripRows(member_count, line_count);
   const Tensor g = device_->Scratch(DType::kF32, {strip, line_count});
   for (int64_t first = 0; first < member_count; first += strip) {
     const int64_t rows = std::min(strip, member_count - first);
@@ -280,14 +335,14 @@ void CudaBackend::AddSquaredGradient(const Tensor& gy, const Tensor& x, const Te
                          .c_stride = line_count,
                          .dtype = members.dtype});
     if (group.empty()) {
-      Launch(*device_, ElementGrid(rows * line_count), AddSquaresKernel, Data<float>(g),
-             rows * line_count, Data<float>(sums) + first * line_count);
+      const AddSquares squares{Data<float>(g), Data<float>(sums) + first * line_count};
+      ForEach(*device_, rows * line_count, squares, Aligned(squares.g, squares.sums));
     } else if (groups == 1) {
       SumColumns(*device_, Squares{Data<float>(g), line_count}, rows, line_count, out.sums);
     } else {
-      const int64_t line_blocks = CeilDiv(line_count, kBlockThreads);
-      Launch(*device_, {.x = line_blocks * groups}, GroupSquaresKernel, Data<float>(g),
-             Data<int32_t>(begin), first, rows, line_count, line_blocks, out);
+      AddGroupSquares(*device_, Data<float>(g), Data<int32_t>(order) + first,
+                      Data<int32_t>(begin) + first / strip * (groups + 1), rows, groups, line_count,
+                      out);
     }
   }
   if (lines_too) {

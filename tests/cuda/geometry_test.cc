@@ -47,6 +47,14 @@ TEST(CudaGeometryTest, StripsFitTheCache) {
   EXPECT_EQ(StripRows(1000, int64_t{1} << 30), 128);  // never less
 }
 
+TEST(CudaGeometryTest, WarpsOfAGroupHaveEightRows) {
+  EXPECT_EQ(GroupWarps(1024, 172), 1);
+  EXPECT_EQ(GroupWarps(1024, 64), 2);
+  EXPECT_EQ(GroupWarps(1024, 16), 8);
+  EXPECT_EQ(GroupWarps(1 << 20, 2), 8);
+  EXPECT_EQ(GroupWarps(1, 1 << 20), 1);
+}
+
 TEST(CudaGeometryTest, KeysAndQueriesSeeEachOther) {
   const int T = 40;
   for (int window : {1, 2, 7, 39, 40}) {

@@ -2,7 +2,7 @@
 // this folder first in the search path, its sources compile unchanged and run on the CPU, one block
 // after another, a block's threads as fibers (shim.cc). What a card forbids ends the program with a
 // line: a barrier or shuffle that some threads of the block or warp do not reach, writes beyond the
-// end of an allocation. Fresh memory is NaN.
+// end of an allocation, vectors that are not aligned. Fresh memory is NaN.
 #ifndef CVXQ_TESTS_CUDA_SHIM_CUDA_RUNTIME_H_
 #define CVXQ_TESTS_CUDA_SHIM_CUDA_RUNTIME_H_
 
@@ -21,6 +21,7 @@
 #define __shared__ static  // one block runs at a time
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __maxnreg__(...)
 #define __restrict__
 
 struct dim3 {
@@ -54,6 +55,8 @@ namespace cuda_shim {
 // Runs the kernel for every thread of the grid.
 void RunGrid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel);
 unsigned char* DynamicShared();
+
+void RequireAligned(const void* p, size_t alignment);
 
 // Waits until every thread of the block (warp) that has not returned is there.
 void BlockBarrier();

@@ -145,6 +145,10 @@ void RunGrid(dim3 grid, dim3 threads, size_t shared_bytes, const std::function<v
   }
 }
 
+void RequireAligned(const void* p, size_t alignment) {
+  if (reinterpret_cast<uintptr_t>(p) % alignment != 0) Die("a vector is not aligned");
+}
+
 unsigned char* DynamicShared() { return block().shared; }
 void BlockBarrier() { block().Wait(State::kAtBlockBarrier); }
 void WarpBarrier() { block().Wait(State::kAtWarpBarrier); }

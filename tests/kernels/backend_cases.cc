@@ -126,20 +126,25 @@ Case SecondMomentCase(int64_t n, int64_t N, int64_t block) {
 
 enum class Grouped { kNone, kRows, kColumns, kAllRows, kAllColumns, kRowsAndAllColumns };
 
-Case SquaredGradientCase(std::string name, Grouped grouped, int64_t T, int64_t M, int64_t N) {
+// With `groups`, that many instead of a few, of which the first and the last have no members.
+Case SquaredGradientCase(std::string name, Grouped grouped, int64_t T, int64_t M, int64_t N,
+                         int64_t groups = 0) {
   return {"SquaredGradient_" + name, [=](Backend& b, DType compute) -> Outputs {
             const Tensor gy = RandomTensor(b, compute, {T, M}, 1),
                          x = RandomTensor(b, compute, {T, N}, 2);
             int64_t A = M, B = N;
             Tensor rows, columns;
-            const auto map = [&](int64_t count, int64_t groups) {
+            const auto map = [&](int64_t count, int64_t few) {
               std::vector<int32_t> group(count);
-              for (int64_t i = 0; i < count; ++i) group[i] = RandomBits(5, i) % groups;
+              for (int64_t i = 0; i < count; ++i) {
+                group[i] = groups == 0 ? RandomBits(5, i) % few : 1 + RandomBits(5, i) % (few - 2);
+              }
               return IntTensor(b, group);
             };
-            if (grouped == Grouped::kRows || grouped == Grouped::kRowsAndAllColumns) A = 3;
+            if (grouped == Grouped::kRows || grouped == Grouped::kRowsAndAllColumns)
+              A = groups == 0 ? 3 : groups;
             if (grouped == Grouped::kAllRows) A = 1;
-            if (grouped == Grouped::kColumns) B = 5;
+            if (grouped == Grouped::kColumns) B = groups == 0 ? 5 : groups;
             if (grouped == Grouped::kAllColumns || grouped == Grouped::kRowsAndAllColumns) B = 1;
             if (A != M) rows = map(M, A);
             if (B != N) columns = map(N, B);
@@ -184,9 +189,9 @@ Case NormCase(std::string name, NormKind kind, int64_t n, int64_t d, int64_t wei
           1e-5, kBf16Output};
 }
 
-Case RopeCase(std::string name, RopeKind kind, bool inverse) {
+Case RopeCase(std::string name, RopeKind kind, bool inverse, int64_t head_dim) {
   return {"Rope_" + name, [=](Backend& b, DType) -> Outputs {
-            const int64_t T = 5, head_dim = 22;
+            const int64_t T = 5;
             const Tensor x = RandomTensor(b, DType::kF32, {2 * T, 3 * head_dim}, 1),
                          cosine = RandomTensor(b, DType::kF32, {9, head_dim / 2}, 2),
                          sine = RandomTensor(b, DType::kF32, {9, head_dim / 2}, 3);
@@ -251,6 +256,48 @@ Case ElementwiseCase() {
             return {sum, scaled, rows, capped, g, plain};
           },
           1e-6, 1e-6};
+}
+
+// Operations on tensors that begin at any element of a buffer, as rows of an odd length do.
+Case UnalignedCase() {
+  return {"Unaligned",
+          [](Backend& b, DType compute) -> Outputs {
+            constexpr int64_t kRows = 33, kColumns = 36;
+            const auto view = [&](DType dtype, uint64_t seed) {
+              return RandomTensor(b, dtype, {kRows * kColumns + 1}, seed, 5)
+                  .Rows(1, kRows * kColumns + 1)
+                  .Reshaped({kRows, kColumns});
+            };
+            const auto aligned = [&](DType dtype) { return b.Allocate(dtype, {kRows, kColumns}); };
+            const Tensor x = view(DType::kF32, 1), from_view = aligned(DType::kBF16),
+                         to_view = view(DType::kF16, 2), copy = view(DType::kF32, 3);
+            b.Convert(x, from_view);
+            b.Convert(from_view, to_view);
+            b.Convert(x, copy);
+            const Tensor filled = view(DType::kF32, 4);
+            b.Fill(filled, 2.5f);
+            const Tensor gate = aligned(DType::kF32), y = view(compute, 5),
+                         gy = view(DType::kF32, 6), ggate = aligned(DType::kF32);
+            b.Fill(gate, 1.5f);
+            b.Activation(ActivationKind::kSilu, gate, x, y);
+            b.ActivationBackward(ActivationKind::kSilu, gate, x, gy, ggate, gy);
+            const Tensor sum = view(DType::kF32, 7), rows = view(DType::kF32, 8),
+                         capped = view(DType::kF32, 9), g = view(DType::kF32, 10);
+            b.AddScaled(-0.75f, gate, sum);
+            b.ScaleRows(RandomTensor(b, DType::kF32, {kRows}, 11), rows);
+            b.ScaleAndCap(2.5f, 6, capped);
+            b.ScaleAndCapBackward(2.5f, 6, capped, g);
+            const Tensor normal = view(compute, 12), gx = view(DType::kF32, 13),
+                         w = RandomTensor(b, DType::kF32, {kColumns}, 14);
+            b.Norm(NormKind::kLayer, 1e-5f, x, w, w, normal);
+            b.NormBackward(NormKind::kLayer, 1e-5f, x, w, g, gx, true);
+            const Tensor turned = view(DType::kF32, 15),
+                         cosine = RandomTensor(b, DType::kF32, {kRows, 6}, 16);
+            b.Rope(RopeKind::kHalf, 12, cosine, cosine, 0, kRows, false, turned);
+            return {from_view, to_view, copy,   filled, y,      ggate, gy,
+                    sum,       rows,    capped, g,      normal, gx,    turned};
+          },
+          1e-5, kBf16Output};
 }
 
 Case ConvertCase(DType from, DType to) {
@@ -347,6 +394,12 @@ std::vector<Case> AllCases() {
       SquaredGradientCase("all_rows", Grouped::kAllRows, 5, 300, 33),
       SquaredGradientCase("all_columns", Grouped::kAllColumns, 5, 33, 1030),
       SquaredGradientCase("rows_and_all_columns", Grouped::kRowsAndAllColumns, 5, 300, 530),
+      SquaredGradientCase("rows_by_fours", Grouped::kRows, 5, 300, 1028),
+      SquaredGradientCase("more_groups_than_rows", Grouped::kRows, 5, 40, 36, 90),
+      SquaredGradientCase("more_groups_than_columns", Grouped::kColumns, 5, 36, 41, 90),
+      // Several strips of a GPU's.
+      SquaredGradientCase("strips_of_rows", Grouped::kRows, 2, 258, 34000, 6),
+      SquaredGradientCase("strips_of_columns", Grouped::kColumns, 2, 33999, 258, 6),
       EmbedCase(DType::kF32),
       EmbedCase(DType::kBF16),
       EmbedCase(DType::kF16),
@@ -356,9 +409,20 @@ std::vector<Case> AllCases() {
       NormCase("layer_1", NormKind::kLayer, 300, 70, 1),
       NormCase("heads", NormKind::kRms, 12, 33, 3),
       NormCase("no_weight", NormKind::kLayer, 5, 65, 0),
-      RopeCase("half", RopeKind::kHalf, false),
-      RopeCase("half_inverse", RopeKind::kHalf, true),
-      RopeCase("interleaved", RopeKind::kInterleaved, false),
+      // By fours: few and many to a thread of a warp and of a block, and more than it keeps.
+      NormCase("by_fours", NormKind::kLayer, 9, 132, 3),
+      NormCase("by_fours_no_weight", NormKind::kRms, 9, 512, 0),
+      NormCase("by_fours_many", NormKind::kRmsPlusOne, 9, 1000, 1),
+      NormCase("by_fours_block", NormKind::kLayer, 4, 2052, 2),
+      NormCase("by_fours_block_many", NormKind::kLayer, 3, 4100, 1),
+      NormCase("by_fours_too_many", NormKind::kLayer, 2, 8196, 1),
+      NormCase("odd_block", NormKind::kLayer, 2, 1025, 1),
+      RopeCase("half", RopeKind::kHalf, false, 22),
+      RopeCase("half_inverse", RopeKind::kHalf, true, 202),
+      RopeCase("half_by_fours", RopeKind::kHalf, false, 24),
+      RopeCase("half_by_fours_inverse", RopeKind::kHalf, true, 704),
+      RopeCase("interleaved", RopeKind::kInterleaved, false, 24),
+      RopeCase("interleaved_inverse", RopeKind::kInterleaved, true, 202),
       AttentionCase("plain", plain, 2, 33, 33),
       AttentionCase("one", plain, 1, 1, 1),
       AttentionCase("long", plain, 1, 257, 257),
@@ -374,6 +438,8 @@ std::vector<Case> AllCases() {
       ActivationCase("silu", ActivationKind::kSilu, true),
       ActivationCase("silu", ActivationKind::kSilu, false),
       ElementwiseCase(),
+      UnalignedCase(),
+      ConvertCase(DType::kF32, DType::kF32),
       ConvertCase(DType::kF32, DType::kBF16),
       ConvertCase(DType::kF32, DType::kF16),
       ConvertCase(DType::kBF16, DType::kF32),

@@ -125,6 +125,19 @@ inline void WaitForEarlierKernels() {}
 inline void LetLaterKernelsStart() {}
 inline void PrefetchToL2(const void*) {}
 
+template <typename V>
+V LoadVector(const void* p) {
+  cuda_shim::RequireAligned(p, alignof(V));
+  V vector;
+  std::memcpy(&vector, p, sizeof(V));
+  return vector;
+}
+template <typename V>
+void StoreVector(void* p, const V& vector) {
+  cuda_shim::RequireAligned(p, alignof(V));
+  std::memcpy(p, &vector, sizeof(V));
+}
+
 inline uint4 LoadStreaming(const uint4* p) { return *p; }
 
 inline uint32_t ShiftPair(uint32_t low, uint32_t high, int shift) {
