@@ -31,13 +31,10 @@ ProductPlan PlanProduct(int64_t steps, int strips, int max_depth, StepFields fie
            (aligned ? warps * plan.ring_bytes
                     : std::max<int64_t>(tables.alignment, (warps + 1) * plan.ring_bytes));
   };
-  plan.blocks = std::clamp<int64_t>(steps, 1, int64_t{kProductBlocks} * multiprocessors);
+  plan.blocks = std::clamp<int64_t>(steps, 1, multiprocessors);
   plan.warps =
       static_cast<int>(std::clamp<int64_t>(CeilDiv(steps, plan.blocks), 1, kMaxProductWarps));
   if (fields.wide) plan.warps = 0;
-  // Fewer warps, so that the blocks fit; but not too few.
-  constexpr int kFewWarps = 4;
-  while (plan.warps > kFewWarps && bytes(plan.warps) > shared_limit / kProductBlocks) --plan.warps;
   while (plan.warps > 0 && bytes(plan.warps) > shared_limit) --plan.warps;
   plan.shared_bytes = bytes(plan.warps);
   return plan;

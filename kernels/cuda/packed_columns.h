@@ -27,11 +27,8 @@ TablePlaces PlaceTables(uint32_t depths);
 // of the step's x (packed_product.cuh).
 inline constexpr int kRingSlots = 2;
 inline constexpr int kStagedWords = 288;
-inline constexpr int kMaxProductWarps = 8,
-                     kProductThreads = kMaxProductWarps * kWarp;  // of a block
-// Blocks of a product on a multiprocessor, and how many it has place for: the product after it
-// begins in what is left.
-inline constexpr int kProductBlocks = 2, kResidentBlocks = 3;
+// Of a block; one block on each multiprocessor.
+inline constexpr int kMaxProductWarps = 20, kProductThreads = kMaxProductWarps * kWarp;
 
 struct ProductPlan {
   int64_t blocks = 1;

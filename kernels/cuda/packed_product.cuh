@@ -1,7 +1,7 @@
 // What the products with packed matrices (packed_product_one.cu, packed_product_few.cu) share.
 //
-// As many warps as the card has at once go through their pieces (packed_shares.h) and need each
-// other for nothing. A warp has the next step on its way to a ring in shared memory while it
+// One block on each multiprocessor, whose warps go through their pieces (packed_shares.h) and need
+// each other for nothing. A warp has the next step on its way to a ring in shared memory while it
 // multiplies one: it stages what the lanes need of x, then turns codes into levels, four at a time,
 // and gives them to tensor cores. A product may start while the kernel before it is still at work,
 // and bring its first steps, so that there is no pause in reading between products.

@@ -158,7 +158,7 @@ class BF16Tile {
 
 // y[n, M] from x[N, 8].
 template <int kStrips>
-__global__ void __launch_bounds__(kProductThreads, kResidentBlocks)
+__global__ void __launch_bounds__(kProductThreads, 1)
     PackedFewKernel(ColumnsView view, LevelsView levels, const float* x, int n, const float* bias,
                     float* partial, float* y) {
   BF16Tile<kStrips> tile(view, levels, x);

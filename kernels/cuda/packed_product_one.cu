@@ -181,7 +181,7 @@ class IntegerTile {
 
 // y[M] from x[N].
 template <int kStrips>
-__global__ void __launch_bounds__(kProductThreads, kResidentBlocks)
+__global__ void __launch_bounds__(kProductThreads, 1)
     PackedOneKernel(ColumnsView view, LevelsView levels, const float* x, const float* bias,
                     float* partial, float* y) {
   IntegerTile<kStrips> tile(view, levels, x);

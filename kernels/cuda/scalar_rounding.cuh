@@ -202,8 +202,12 @@ struct ScalarRule {
     constexpr int kFirst = kPart * kLanes;
     const int last = std::min(+kLanes, tile.rows - kFirst) - 1;
     if (last < 0) return;
-    float l[kPart + 1];  // L_O of the row that is next, for this lane's rows
-    for (int q = 0; q <= kPart; ++q) l[q] = tile.Feed(kFirst + last, q * kLanes + lane);
+    int own[kPart + 1];  // this lane's rows; any row where there is none
+    float l[kPart + 1];  // L_O of the row that is next, for those
+    for (int q = 0; q <= kPart; ++q) {
+      own[q] = q * kLanes + lane < tile.rows ? q * kLanes + lane : 0;
+      l[q] = tile.Feed(kFirst + last, own[q]);
+    }
     for (int r = last; r >= 0; --r) {
       float error = 0;
       if (kFirst + lane < tile.rows) {
@@ -214,7 +218,7 @@ struct ScalarRule {
       float now[kPart + 1];
       for (int q = 0; q <= kPart; ++q) {
         now[q] = l[q];
-        if (r > 0) l[q] = tile.Feed(kFirst + r - 1, q * kLanes + lane);
+        if (r > 0) l[q] = tile.Feed(kFirst + r - 1, own[q]);
       }
       for (int q = 0; q < kPart; ++q) t[q] -= now[q] * error;
       if (lane < r) t[kPart] -= now[kPart] * error;
