@@ -1,7 +1,7 @@
 // The part of the CUDA runtime and language that kernels/cuda uses, for the host compiler: with
 // this folder first in the search path, its sources compile unchanged and run on the CPU, one block
 // after another, a block's threads as fibers (shim.cc). What a card forbids ends the program with a
-// line: a barrier or shuffle that some threads of the block or warp do not reach, writes beyond the
+// line: a barrier or shuffle that some threads of the block or warp do not reach, access beyond the
 // end of an allocation, vectors that are not aligned. Fresh memory is NaN.
 #ifndef CVXQ_TESTS_CUDA_SHIM_CUDA_RUNTIME_H_
 #define CVXQ_TESTS_CUDA_SHIM_CUDA_RUNTIME_H_

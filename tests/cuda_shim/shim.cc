@@ -1,8 +1,10 @@
 // Threads of a block as fibers, and device memory in the host's.
 #include <cuda_runtime.h>
+#include <sys/mman.h>
 
 #include <boost/context/fiber.hpp>
 #include <boost/context/fixedsize_stack.hpp>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -161,13 +163,30 @@ void NextSlots() { block().current().slots ^= 1; }
 
 namespace {
 
-constexpr size_t kGuard = 64;
-constexpr unsigned char kGuardByte = 0xa5;
+// An allocation ends where a page begins that nobody may touch.
+constexpr size_t kPage = 4096, kUnit = 256;
 constexpr size_t kLargest = size_t{4} << 30;
+
+size_t RoundUp(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
 
 std::map<void*, size_t>& allocations() {
   static auto* const map = new std::map<void*, size_t>;
   return *map;
+}
+
+unsigned char* GuardOf(void* data, size_t bytes) {
+  return static_cast<unsigned char*>(data) + RoundUp(bytes, kUnit);
+}
+
+void OnFault(int, siginfo_t* info, void*) {
+  for (const auto& [data, bytes] : allocations()) {
+    const unsigned char* guard = GuardOf(data, bytes);
+    const auto* at = static_cast<const unsigned char*>(info->si_addr);
+    if (at >= guard && at < guard + kPage) {
+      Die("something was read or written beyond the end of an allocation");
+    }
+  }
+  std::signal(SIGSEGV, SIG_DFL);  // and so again
 }
 
 }  // namespace
@@ -185,25 +204,34 @@ unsigned __ballot_sync(unsigned, bool predicate) {
 }
 
 cudaError_t cudaMallocAsync(void** data, size_t bytes, cudaStream_t) {
-  if (bytes > cuda_shim::kLargest) return cudaErrorMemoryAllocation;
-  *data = std::aligned_alloc(256, (bytes + cuda_shim::kGuard + 255) / 256 * 256);
-  if (*data == nullptr) return cudaErrorMemoryAllocation;
-  std::memset(*data, cuda_shim::kFresh, bytes);
-  std::memset(static_cast<unsigned char*>(*data) + bytes, cuda_shim::kGuardByte, cuda_shim::kGuard);
+  using namespace cuda_shim;
+  static const bool watched = [] {
+    struct sigaction action = {};
+    action.sa_sigaction = OnFault;
+    action.sa_flags = SA_SIGINFO;
+    return sigaction(SIGSEGV, &action, nullptr) == 0;
+  }();
+  if (!watched || bytes > kLargest) return cudaErrorMemoryAllocation;
+  const size_t size = RoundUp(bytes, kUnit), mapped = RoundUp(size, kPage);
+  void* pages =
+      mmap(nullptr, mapped + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (pages == MAP_FAILED) return cudaErrorMemoryAllocation;
+  unsigned char* const guard = static_cast<unsigned char*>(pages) + mapped;
+  if (mprotect(guard, kPage, PROT_NONE) != 0) return cudaErrorMemoryAllocation;
+  *data = guard - size;
+  std::memset(*data, kFresh, size);
   allocations()[*data] = bytes;
   return cudaSuccess;
 }
 
 cudaError_t cudaFreeAsync(void* data, cudaStream_t) {
+  using namespace cuda_shim;
   const auto it = allocations().find(data);
-  if (it == allocations().end()) cuda_shim::Die("memory is freed that was not allocated");
-  for (size_t i = 0; i < cuda_shim::kGuard; ++i) {
-    if (static_cast<unsigned char*>(data)[it->second + i] != cuda_shim::kGuardByte) {
-      cuda_shim::Die("something was written beyond the end of an allocation");
-    }
-  }
+  if (it == allocations().end()) Die("memory is freed that was not allocated");
+  unsigned char* const guard = GuardOf(data, it->second);
+  const size_t mapped = RoundUp(RoundUp(it->second, kUnit), kPage);
   allocations().erase(it);
-  std::free(data);
+  munmap(guard - mapped, mapped + kPage);
   return cudaSuccess;
 }
 
