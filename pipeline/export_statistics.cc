@@ -34,6 +34,7 @@ StatusOr<std::unique_ptr<ExportStatistics>> ExportStatistics::Collect(
   const ModelOptions memory{.resident_bytes = options.memory / 2};
   CVXQ_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model,
                         Model::Load(spec, *files.weights, memory, backend));
+  const std::unique_ptr<Rounder> rounder = MakeRounder(backend, pool);
   const GradientOptions gradients{.samples = calibration.samples, .seed = options.seed};
   {
     const int64_t block = OutputBlockRows(spec, options.memory / 2, 64);
@@ -46,7 +47,7 @@ StatusOr<std::unique_ptr<ExportStatistics>> ExportStatistics::Collect(
     };
     CVXQ_ASSIGN_OR_RETURN(result->outputs_,
                           FactorOutputMoments(spec, {0, spec.layers}, block, options.shrinkage,
-                                              order, result->gradients_, pool, store));
+                                              order, result->gradients_, pool, *rounder, store));
     phase.Done();
   }
   {
@@ -56,7 +57,7 @@ StatusOr<std::unique_ptr<ExportStatistics>> ExportStatistics::Collect(
                                                                {.order = WorkOrder::kLargestFirst,
                                                                 .damping = options.damping,
                                                                 .weights = &weights},
-                                                               pool, store, phase));
+                                                               pool, *rounder, store, phase));
     phase.Done();
     double damping = 0;
     for (const auto& block : result->inputs_) {

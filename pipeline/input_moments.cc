@@ -20,12 +20,13 @@ struct BlockSums {
 class MomentCollector {
  public:
   MomentCollector(Model& model, const CalibrationSet& calibration, const MomentOptions& options,
-                  ThreadPool& pool, SpillStore& store, const StagePlace& place)
+                  ThreadPool& pool, Rounder& rounder, SpillStore& store, const StagePlace& place)
       : model_(model),
         backend_(model.backend()),
         calibration_(calibration),
         options_(options),
         pool_(pool),
+        rounder_(rounder),
         store_(store),
         place_(place),
         parts_(place_, StageBoundary::Stream::kMomentSums, WaveCount(calibration), 2 * kInputCount,
@@ -269,7 +270,7 @@ class MomentCollector {
   Status Factor(int64_t block, std::vector<float> moment, InputMoments& out) {
     const int64_t n = static_cast<int64_t>(out.diagonal.size());
     StatusOr<CurvatureFactor> factor =
-        FactorCurvature(std::move(moment), n, options_.damping, options_.order);
+        rounder_.FactorCurvature(std::move(moment), n, options_.damping, options_.order);
     if (!factor.ok()) {
       return Status(factor.status().code(),
                     absl::StrCat("block ", block, ", inputs: ", factor.status().message()));
@@ -290,6 +291,7 @@ class MomentCollector {
   const CalibrationSet& calibration_;
   const MomentOptions& options_;
   ThreadPool& pool_;
+  Rounder& rounder_;
   SpillStore& store_;
   const StagePlace place_;
   PartSums parts_;
@@ -330,9 +332,9 @@ TokenWeights WeighTokens(const ModelGradients& gradients) {
 
 StatusOr<ModelMoments> CollectInputMoments(Model& model, const CalibrationSet& calibration,
                                            const MomentOptions& options, ThreadPool& pool,
-                                           SpillStore& store, Progress::Phase& progress,
-                                           const StagePlace* place) {
-  return MomentCollector(model, calibration, options, pool, store,
+                                           Rounder& rounder, SpillStore& store,
+                                           Progress::Phase& progress, const StagePlace* place) {
+  return MomentCollector(model, calibration, options, pool, rounder, store,
                          place != nullptr ? *place : StagePlace::Whole(model.spec().layers))
       .Run(progress);
 }

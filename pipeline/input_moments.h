@@ -16,6 +16,7 @@
 #include "pipeline/gradients.h"
 #include "pipeline/stage_place.h"
 #include "quant/curvature.h"
+#include "quant/rounder.h"
 #include "storage/spill_store.h"
 
 namespace cvxq {
@@ -68,7 +69,8 @@ struct MomentOptions {
 // disk, interruption, a neighbour that failed.
 StatusOr<ModelMoments> CollectInputMoments(Model& model, const CalibrationSet& calibration,
                                            const MomentOptions& options, ThreadPool& pool,
-                                           SpillStore& store, Progress::Phase& progress,
+                                           Rounder& rounder, SpillStore& store,
+                                           Progress::Phase& progress,
                                            const StagePlace* place = nullptr);
 
 // Reads a factor back.

@@ -12,7 +12,7 @@ namespace {
 StatusOr<OutputMoments> Factor(
     std::vector<float> moment, int64_t rows, int64_t block, double shrinkage,
     const std::function<std::vector<int32_t>(int64_t, std::span<const float>)>& order,
-    SpillStore& store) {
+    Rounder& rounder, SpillStore& store) {
   OutputMoments out;
   out.block = block;
   out.conditional.assign(rows, 0.0f);
@@ -38,7 +38,8 @@ StatusOr<OutputMoments> Factor(
       h[i * n + i] += static_cast<float>(mean * shrinkage / (1 - shrinkage));
     }
     for (int32_t& place : places) place -= static_cast<int32_t>(first);
-    CVXQ_ASSIGN_OR_RETURN(const CurvatureFactor factor, FactorInOrder(h, places, /*damping=*/0));
+    CVXQ_ASSIGN_OR_RETURN(const CurvatureFactor factor,
+                          rounder.FactorInOrder(std::move(h), places, /*damping=*/0));
     out.damping = std::max(out.damping, factor.damping);
     for (int64_t i = 0; i < n; ++i) {
       if (mean > 0) {
@@ -74,7 +75,7 @@ int64_t OutputBlockRows(const ArchSpec& spec, int64_t memory, int64_t unit) {
 StatusOr<ModelOutputs> FactorOutputMoments(const ArchSpec& spec, BlockRange blocks,
                                            int64_t block_rows, double shrinkage,
                                            const RowOrder& order, ModelGradients& gradients,
-                                           ThreadPool& pool, SpillStore& store) {
+                                           ThreadPool& pool, Rounder& rounder, SpillStore& store) {
   ModelOutputs outputs(spec.layers);
   const std::vector<LinearId> linears = spec.linears();
   const int64_t count = static_cast<int64_t>(linears.size());
@@ -88,7 +89,7 @@ StatusOr<ModelOutputs> FactorOutputMoments(const ArchSpec& spec, BlockRange bloc
         [&](int64_t first, std::span<const float> diagonal) {
           return order(block, id, first, diagonal);
         },
-        store);
+        rounder, store);
     if (!factored.ok()) {
       status[i] = Status(
           factored.status().code(),

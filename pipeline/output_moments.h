@@ -13,6 +13,7 @@
 #include "pipeline/gradients.h"
 #include "pipeline/stage_place.h"
 #include "quant/feedback.h"
+#include "quant/rounder.h"
 #include "storage/spill_store.h"
 
 namespace cvxq {
@@ -43,7 +44,7 @@ using RowOrder = std::function<std::vector<int32_t>(int64_t block, LinearId id, 
 StatusOr<ModelOutputs> FactorOutputMoments(const ArchSpec& spec, BlockRange blocks,
                                            int64_t block_rows, double shrinkage,
                                            const RowOrder& order, ModelGradients& gradients,
-                                           ThreadPool& pool, SpillStore& store);
+                                           ThreadPool& pool, Rounder& rounder, SpillStore& store);
 
 // Reads the factors back.
 StatusOr<std::vector<RowBlock>> LoadRowBlocks(const OutputMoments& moments,

@@ -338,9 +338,9 @@ Status Stage::Gradients(Progress::Phase& progress, WaveCuts* cuts) {
     return job_.coder->RowOrder(*plan, first, diagonal);
   };
   const StageTimes::Timer timer(place_.times, StageTask::kFactorOutputs, place_.owned.size());
-  CVXQ_ASSIGN_OR_RETURN(
-      outputs_, FactorOutputMoments(job_.files.spec, place_.owned, job_.output_block,
-                                    job_.options.shrinkage, order, gradients_, pool_, store_));
+  CVXQ_ASSIGN_OR_RETURN(outputs_, FactorOutputMoments(job_.files.spec, place_.owned,
+                                                      job_.output_block, job_.options.shrinkage,
+                                                      order, gradients_, pool_, *rounder_, store_));
   return absl::OkStatus();
 }
 
@@ -422,7 +422,7 @@ Status Stage::Moments(Progress::Phase& progress) {
   const ModelMoments known = inputs_;
   options.known = &known;
   CVXQ_ASSIGN_OR_RETURN(inputs_, CollectInputMoments(*model, job_.calibration, options, pool_,
-                                                     store_, progress, &place_));
+                                                     *rounder_, store_, progress, &place_));
   return absl::OkStatus();
 }
 

@@ -15,16 +15,14 @@ class DeviceBackedRounder : public Rounder {
   DeviceBackedRounder(Backend& backend, std::unique_ptr<DeviceRounder> rounder)
       : backend_(backend), rounder_(std::move(rounder)) {}
 
-  StatusOr<CurvatureFactor> Factor(std::vector<float> h, int64_t n, double damping,
-                                   WorkOrder order) override {
+  StatusOr<CurvatureFactor> FactorInOrder(std::vector<float> h, std::vector<int32_t> order,
+                                          double damping) override {
     const std::lock_guard lock(mutex_);
+    const int64_t n = std::ssize(order);
     CurvatureFactor factor;
     factor.n = n;
     const Tensor sent = Send<float>(DType::kF32, {n, n}, h);
-    const std::vector<float> diagonal = rounder_->Diagonal(sent);
-    CVXQ_RETURN_IF_ERROR(backend_.Synchronize());
-    CVXQ_ASSIGN_OR_RETURN(DeviceFactor made,
-                          rounder_->Factor(sent, WorkPlaces(diagonal, order), damping));
+    CVXQ_ASSIGN_OR_RETURN(DeviceFactor made, rounder_->Factor(sent, std::move(order), damping));
     factor.order = std::move(made.order);
     factor.damping = made.damping;
     factor.lower = std::move(h);  // as large

@@ -18,9 +18,9 @@ class CpuRounder : public Rounder {
  public:
   explicit CpuRounder(ThreadPool& pool) : pool_(pool) {}
 
-  StatusOr<CurvatureFactor> Factor(std::vector<float> h, int64_t n, double damping,
-                                   WorkOrder order) override {
-    return FactorCurvature(std::move(h), n, damping, order);
+  StatusOr<CurvatureFactor> FactorInOrder(std::vector<float> h, std::vector<int32_t> order,
+                                          double damping) override {
+    return cvxq::FactorInOrder(h, std::move(order), damping);
   }
 
   StatusOr<double> RoundToTrellis(const FeedbackInput& feedback, const TrellisRule& rule,
@@ -77,6 +77,13 @@ class CpuRounder : public Rounder {
 };
 
 }  // namespace
+
+StatusOr<CurvatureFactor> Rounder::FactorCurvature(std::vector<float> h, int64_t n, double damping,
+                                                   WorkOrder order) {
+  std::vector<float> diagonal(n);
+  for (int64_t i = 0; i < n; ++i) diagonal[i] = h[i * n + i];
+  return FactorInOrder(std::move(h), WorkPlaces(diagonal, order), damping);
+}
 
 void RoundColumnToGrid(const ColumnTile& tile, AffineMatrix& m, float* target, float* rounded) {
   const int64_t groups = m.group_count(), g = tile.column / m.group;

@@ -44,9 +44,11 @@ class Rounder {
  public:
   virtual ~Rounder() = default;
 
-  // FactorCurvature.
-  virtual StatusOr<CurvatureFactor> Factor(std::vector<float> h, int64_t n, double damping,
-                                           WorkOrder order) = 0;
+  // FactorInOrder, FactorCurvature (quant/curvature.h). A device has two matrices [n, n] for them.
+  virtual StatusOr<CurvatureFactor> FactorInOrder(std::vector<float> h, std::vector<int32_t> order,
+                                                  double damping) = 0;
+  StatusOr<CurvatureFactor> FactorCurvature(std::vector<float> h, int64_t n, double damping,
+                                            WorkOrder order);
 
   // Sets integers [M, N]; gives the distortion sum 1/2 D_O D_I e^2. The trellis goes on from tile
   // to tile of a block whose rows feed each other; other blocks have one tile.

@@ -229,7 +229,7 @@ TEST_F(CudaQuantTest, RounderFactorsInTheOrderOfWork) {
   const std::unique_ptr<Rounder> gpu = MakeRounder(*Gpu(), pool);
   for (const WorkOrder order :
        {WorkOrder::kLeastFirst, WorkOrder::kLargestFirst, WorkOrder::kFirstFirst}) {
-    const CurvatureFactor factor = *gpu->Factor(h, kN, 0.01, order);
+    const CurvatureFactor factor = *gpu->FactorCurvature(h, kN, 0.01, order);
     const CurvatureFactor expected = *FactorCurvature(h, kN, 0.01, order);
     EXPECT_EQ(factor.n, kN);
     EXPECT_EQ(factor.order, expected.order);

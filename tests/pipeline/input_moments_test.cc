@@ -52,7 +52,7 @@ StatusOr<ModelMoments> Collect(TinyModel& tiny, const CalibrationSet& set,
   ThreadPool pool(threads);
   Progress progress(ProgressMode::kQuiet);
   auto phase = progress.Start("", 0, "");
-  return CollectInputMoments(*tiny.model, set, options, pool, store, phase);
+  return CollectInputMoments(*tiny.model, set, options, pool, *MakeCpuRounder(pool), store, phase);
 }
 
 // With `center`, all inputs of the model with biases are taken about their mean.
