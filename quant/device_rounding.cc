@@ -80,12 +80,14 @@ class DeviceBackedRounder : public Rounder {
     std::vector<uint16_t> all(m.rows * m.columns);
     backend_.Download(codes, all.data());
     CVXQ_RETURN_IF_ERROR(backend_.Synchronize());
-    for (int64_t at = 0; at < m.rows * m.columns; ++at) {
-      if (is_kept[at % m.columns] == 0) m.codes[at] = static_cast<uint8_t>(all[at]);
-    }
     for (int64_t r = 0; r < m.rows; ++r) {
+      const uint16_t* of_row = &all[r * m.columns];
+      uint8_t* codes = &m.codes[r * m.columns];
+      for (int64_t c = 0; c < m.columns; ++c) {
+        codes[c] = is_kept[c] == 0 ? static_cast<uint8_t>(of_row[c]) : codes[c];
+      }
       for (int64_t k = 0; k < kept; ++k) {
-        m.kept[r * kept + k] = F16ToFloat(all[r * m.columns + m.kept_columns[k]]);
+        m.kept[r * kept + k] = F16ToFloat(of_row[m.kept_columns[k]]);
       }
     }
     return absl::OkStatus();
