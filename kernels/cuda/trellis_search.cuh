@@ -4,7 +4,7 @@
 // Lane 8 q + s works state s; the four copies q share out the feedback that survivors owe to the
 // rows still to come: copy q has the rows whose place is q modulo 4, in registers that move with
 // the survivors. A row takes one exchange between lanes (metric and scaled target of both parents),
-// the branches of both, and a choice: a chain of some 110 to 150 cycles, which bounds the speed.
+// the branches of both, and a choice: a chain counted at 110 to 150 cycles (an H200 takes 400).
 // What is owed to later rows moves in its shadow.
 //
 // The trellis (quant/trellis.h) as it is needed here: into state s lead the states 2 (s mod 4)
