@@ -3,8 +3,8 @@
 // One block on each multiprocessor, whose warps go through their pieces (packed_shares.h) and need
 // each other for nothing. A warp has the next step on its way to a ring in shared memory while it
 // multiplies one: it stages what the lanes need of x, then turns codes into levels, four at a time,
-// and gives them to tensor cores. A product may start while the kernel before it is still at work,
-// and bring its first steps, so that there is no pause in reading between products.
+// and gives them to tensor cores. A product starts, and brings its first steps, on multiprocessors
+// that the kernel ahead of it has left, while that is still at work on others.
 #ifndef CVXQ_KERNELS_CUDA_PACKED_PRODUCT_CUH_
 #define CVXQ_KERNELS_CUDA_PACKED_PRODUCT_CUH_
 
