@@ -76,12 +76,21 @@ wait
 step block 40 "$bundle/bin/bench_cuda_block"
 step packed 40 "$bundle/bin/bench_cuda_packed"
 step rounding 40 "$bundle/bin/bench_cuda_rounding"
-if command -v compute-sanitizer >/dev/null; then
-  for tool in memcheck racecheck; do
-    shards $tool 150 compute-sanitizer --tool $tool --error-exitcode 9 "$bundle/bin/cuda_test" --gtest_brief=1 \
-      --gtest_filter='*AgreesWithReference*'
-  done
+# sanitize TOOL SECONDS FILTER: some tests under compute-sanitizer.
+sanitize() {
+  shards "$1" "$2" compute-sanitizer --tool "$1" --error-exitcode 9 "$bundle/bin/cuda_test" --gtest_brief=1 --gtest_filter="$3"
   wait
+}
+if command -v compute-sanitizer >/dev/null; then
+  sanitize memcheck 90 '*AgreesWithReference*:CudaAttentionTest.*:CudaPackedTest.*:CudaQuantTest.*'
+  # Of the operations whose threads share memory, one each: it is slow.
+  racecheck='CudaPackedTest.SharedTiles:CudaPackedTest.ManyTiles:CudaQuantTest.GridsRoundAsOnTheCpu'
+  racecheck+=':CudaQuantTest.ScalesAreFittedAsOnTheCpu:CudaQuantTest.TrellisIsSearchedAsOnTheCpu'
+  for operation in Norm_layer_? Norm_by_fours_block SquaredGradient_rows_by_fours SecondMoment_33 Attention_long \
+    Attention_generate_? SampleLabelGradient_257 Likelihood_2057; do
+    racecheck+=":*AgreesWithReference/${operation}*"
+  done
+  sanitize racecheck 120 "$racecheck"
 else
   echo "memcheck, racecheck  left out: no compute-sanitizer" | tee -a "$out/summary.txt"
 fi
