@@ -98,7 +98,8 @@ void Run(const Options& options) {
                .inputs = &inputs,
                .blocks = blocks,
                .tables = &tables},
-              pool);
+              pool, *MakeCpuRounder(pool))
+        .value();
   };
   std::printf("%lld x %lld, %lld threads\n| codec | one-sided | two-sided | ratio |\n|-|-|-|-|\n",
               static_cast<long long>(m), static_cast<long long>(n),

@@ -69,9 +69,10 @@ struct DeviceTable {
 };
 
 // The same levels for groups that are one column of one tile of rows each; the scale of a group is
-// fitted to what feedback has made of it when its turn comes (quant/lloyd.cc): the one of least
+// fitted to what feedback has made of it when its turn comes (quant/rounder.h): the one of least
 // squared error among those within `reach` places of the root mean square.
 struct DeviceFittedTable {
+  static constexpr int64_t kMostRows = 128;  // of a tile
   // [tiles, N] U8, the tiles in the order of the blocks: set to 0 where there is nothing but zeros.
   Tensor depth;
   Tensor place;  // the same, I32, set where the depth is not 0: the place of the scale
@@ -108,7 +109,7 @@ class DeviceRounder {
   virtual void Round(const DeviceFeedback& feedback, const DeviceTrellis& rule, Tensor codes) = 0;
   virtual void Round(const DeviceFeedback& feedback, const DeviceGrid& rule, Tensor codes) = 0;
   virtual void Round(const DeviceFeedback& feedback, const DeviceTable& rule, Tensor codes) = 0;
-  // Tiles have at most 128 rows.
+  // Tiles have at most kMostRows.
   virtual void Round(const DeviceFeedback& feedback, const DeviceFittedTable& rule,
                      Tensor codes) = 0;
 };

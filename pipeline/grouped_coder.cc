@@ -194,8 +194,12 @@ class GroupedCoder : public ModelCoder {
                                    .blocks = blocks,
                                    .tables = &tables_,
                                    .scale_steps = scale_steps()};
-      const PackedMatrix matrix =
-          lloyd_ ? CodeLloyd(codec_input, context.pool) : CodeCompanded(codec_input, context.pool);
+      PackedMatrix matrix;
+      if (lloyd_) {
+        CVXQ_ASSIGN_OR_RETURN(matrix, CodeLloyd(codec_input, context.pool, context.rounder));
+      } else {
+        matrix = CodeCompanded(codec_input, context.pool);
+      }
       Keep(matrix, plan);
       if (NewBias(moments)) {
         CVXQ_ASSIGN_OR_RETURN(

@@ -8,11 +8,13 @@
 #include <span>
 #include <vector>
 
+#include "base/status.h"
 #include "base/thread_pool.h"
 #include "kernels/packed_matrix.h"
 #include "quant/curvature.h"
 #include "quant/feedback.h"
 #include "quant/groups.h"
+#include "quant/rounder.h"
 #include "quant/tables.h"
 
 namespace cvxq {
@@ -34,8 +36,8 @@ struct CodecInput {
 // `lloyd`: Lloyd-Max levels, no means, error feedback where factors are given. Under kColumns the
 // scale of a group is fitted to what feedback has made of its column when its turn comes; under
 // kRows a group's columns are rounded at different times, so its scale is fitted to the original
-// weights.
-PackedMatrix CodeLloyd(const CodecInput& input, ThreadPool& pool);
+// weights. Errors: those of the rounder.
+StatusOr<PackedMatrix> CodeLloyd(const CodecInput& input, ThreadPool& pool, Rounder& rounder);
 
 // `companded`: the codec of CVXQ (arXiv 2409.02026, sections 3.2 and 3.3): mean and deviation of
 // each group, companded levels, then a search over multiples of step and offset for the least

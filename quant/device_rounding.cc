@@ -4,16 +4,18 @@
 
 #include "kernels/device_rounder.h"
 #include "quant/rounder.h"
+#include "quant/scale_grid.h"
 
 namespace cvxq {
 namespace {
 
 static_assert(DeviceTrellis::kMagnitudes == kPricedMagnitudes);
+static_assert(DeviceTable::kDepths == kMaxDepth + 1);
 
 class DeviceBackedRounder : public Rounder {
  public:
-  DeviceBackedRounder(Backend& backend, std::unique_ptr<DeviceRounder> rounder)
-      : backend_(backend), rounder_(std::move(rounder)) {}
+  DeviceBackedRounder(Backend& backend, std::unique_ptr<DeviceRounder> rounder, ThreadPool& pool)
+      : backend_(backend), rounder_(std::move(rounder)), host_(MakeCpuRounder(pool)) {}
 
   StatusOr<CurvatureFactor> FactorInOrder(std::vector<float> h, std::vector<int32_t> order,
                                           double damping) override {
@@ -51,7 +53,11 @@ class DeviceBackedRounder : public Rounder {
                              rule.prices->price),
         .row_curvature = Send(DType::kF32, {m}, rule.row_curvature),
         .squares = backend_.Allocate(DType::kF32, {n})};
-    rounder_->Round(Send(feedback), sent, codes);
+    DeviceFeedback problem = Send(feedback);
+    if (std::ranges::none_of(feedback.blocks, [](const RowBlock& b) { return b.lower.empty(); })) {
+      problem.tile_rows = std::min(problem.tile_rows, kDeviceTileRows);
+    }
+    rounder_->Round(problem, sent, codes);
     std::vector<float> squares(n);
     backend_.Download(sent.squares, squares.data());
     backend_.Download(codes, integers.data());
@@ -61,6 +67,58 @@ class DeviceBackedRounder : public Rounder {
       sum += 0.5 * static_cast<double>(squares[c]) * rule.column_curvature[c];
     }
     return sum;
+  }
+
+  Status RoundToLevels(const FeedbackInput& feedback, const LevelRule& rule,
+                       std::span<uint8_t> codes) override {
+    const std::lock_guard lock(mutex_);
+    const int64_t m = feedback.rows, n = feedback.columns, clusters = std::ssize(rule.depth) / m;
+    const SentTables tables = Send(*rule.tables);
+    const Tensor wide = backend_.Allocate(DType::kU16, {m, n});
+    rounder_->Round(Send(feedback),
+                    DeviceTable{.depth = Send(DType::kU8, {clusters, m}, rule.depth),
+                                .scale = Send(DType::kF32, {clusters, m}, rule.scale),
+                                .cluster = Send(DType::kI32, {n}, rule.cluster),
+                                .table = tables.table,
+                                .boundary = tables.boundary},
+                    wide);
+    return DownloadBytes(wide, codes);
+  }
+
+  Status RoundToFittedLevels(const FeedbackInput& feedback, const FittedLevelRule& rule,
+                             std::span<uint8_t> codes) override {
+    if (feedback.tile_rows > DeviceFittedTable::kMostRows) {
+      return host_->RoundToFittedLevels(feedback, rule, codes);
+    }
+    const std::lock_guard lock(mutex_);
+    const int64_t m = feedback.rows, n = feedback.columns, tiles = std::ssize(rule.depth) / n;
+    const int first = kMinScaleIndex / (16 / rule.scale_steps);
+    const int last = kMaxScaleIndex / (16 / rule.scale_steps);
+    const int64_t places = last - first + 1;
+    std::vector<float> scales(2 * places);
+    for (int64_t i = 0; i < places; ++i) {
+      scales[i] = ScaleFromIndex(first + static_cast<int>(i), rule.scale_steps);
+      scales[places + i] = 1 / scales[i];
+    }
+    const SentTables tables = Send(*rule.tables);
+    const DeviceFittedTable sent = {.depth = Send<uint8_t>(DType::kU8, {tiles, n}, rule.depth),
+                                    .place = backend_.Allocate(DType::kI32, {tiles, n}),
+                                    .scales = Send<float>(DType::kF32, {2, places}, scales),
+                                    .first = first,
+                                    .steps = rule.scale_steps,
+                                    .reach = rule.reach,
+                                    .table = tables.table,
+                                    .boundary = tables.boundary};
+    const Tensor wide = backend_.Allocate(DType::kU16, {m, n});
+    rounder_->Round(Send(feedback), sent, wide);
+    std::vector<int32_t> place(tiles * n);
+    backend_.Download(sent.place, place.data());
+    backend_.Download(sent.depth, rule.depth.data());
+    CVXQ_RETURN_IF_ERROR(DownloadBytes(wide, codes));
+    for (int64_t g = 0; g < tiles * n; ++g) {
+      if (rule.depth[g] > 0) rule.scale[g] = scales[place[g]];
+    }
+    return absl::OkStatus();
   }
 
   Status RoundToGrids(const FeedbackInput& feedback, AffineMatrix& m) override {
@@ -94,6 +152,10 @@ class DeviceBackedRounder : public Rounder {
   }
 
  private:
+  struct SentTables {
+    Tensor table, boundary;
+  };
+
   template <typename T>
   Tensor Send(DType dtype, Shape shape, std::span<const T> data) {
     Tensor tensor = backend_.Allocate(dtype, std::move(shape));
@@ -101,10 +163,30 @@ class DeviceBackedRounder : public Rounder {
     return tensor;
   }
 
+  SentTables Send(const LevelTables& tables) {
+    constexpr int64_t kDepths = DeviceTable::kDepths, kLevels = DeviceTable::kLevels;
+    std::vector<float> table(kDepths * kLevels), boundary(kDepths * kLevels);
+    for (int64_t depth = 1; depth < kDepths; ++depth) {
+      std::ranges::copy(tables.table[depth], &table[depth * kLevels]);
+      std::ranges::copy(tables.boundary[depth], &boundary[depth * kLevels]);
+    }
+    return {Send<float>(DType::kF32, {kDepths, kLevels}, table),
+            Send<float>(DType::kF32, {kDepths, kLevels}, boundary)};
+  }
+
+  // Codes of at most 8 bits. Waits.
+  Status DownloadBytes(const Tensor& wide, std::span<uint8_t> codes) {
+    std::vector<uint16_t> all(codes.size());
+    backend_.Download(wide, all.data());
+    CVXQ_RETURN_IF_ERROR(backend_.Synchronize());
+    std::ranges::transform(all, codes.begin(), [](uint16_t c) { return static_cast<uint8_t>(c); });
+    return absl::OkStatus();
+  }
+
   DeviceFeedback Send(const FeedbackInput& feedback) {
     const int64_t m = feedback.rows, n = feedback.columns;
     DeviceFeedback sent;
-    bool feeds = true;
+    sent.tile_rows = feedback.tile_rows;
     sent.w = Send<float>(DType::kF32, {m, n}, {feedback.w, static_cast<size_t>(m * n)});
     if (feedback.inputs != nullptr) {
       sent.lower = Send<float>(DType::kF32, {n, n}, feedback.inputs->lower);
@@ -114,18 +196,17 @@ class DeviceBackedRounder : public Rounder {
       DeviceFeedback::Block& of_rows = sent.blocks.emplace_back();
       of_rows.rows = block.rows;
       const int64_t rows = std::ssize(block.rows);
-      feeds &= !block.lower.empty();
       if (!block.lower.empty()) {
         of_rows.lower = Send<float>(DType::kF32, {rows, rows}, block.lower);
       }
     }
-    sent.tile_rows = feeds ? std::min(feedback.tile_rows, kDeviceTileRows) : feedback.tile_rows;
     return sent;
   }
 
   std::mutex mutex_;
   Backend& backend_;
   const std::unique_ptr<DeviceRounder> rounder_;
+  const std::unique_ptr<Rounder> host_;  // of what the device does not take
 };
 
 }  // namespace
@@ -133,7 +214,7 @@ class DeviceBackedRounder : public Rounder {
 std::unique_ptr<Rounder> MakeRounder(Backend& backend, ThreadPool& pool) {
   std::unique_ptr<DeviceRounder> rounder = MakeDeviceRounder(backend);
   if (rounder == nullptr) return MakeCpuRounder(pool);
-  return std::make_unique<DeviceBackedRounder>(backend, std::move(rounder));
+  return std::make_unique<DeviceBackedRounder>(backend, std::move(rounder), pool);
 }
 
 }  // namespace cvxq

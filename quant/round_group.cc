@@ -1,6 +1,7 @@
 #include "quant/round_group.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <vector>
 
@@ -52,6 +53,12 @@ CVXQ_CPU_CLONES float RoundLanes(const float* table, const float* boundary, int 
 }
 
 }  // namespace
+
+float RootMeanSquare(const float* values, int64_t n) {
+  double squares = 0;
+  for (int64_t i = 0; i < n; ++i) squares += static_cast<double>(values[i]) * values[i];
+  return static_cast<float>(std::sqrt(squares / n));
+}
 
 double RoundGroup(const LevelTables& tables, int depth, float scale, float mean,
                   const float* values, int64_t n, uint8_t* codes) {

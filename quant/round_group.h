@@ -14,6 +14,8 @@ namespace cvxq {
 double RoundGroup(const LevelTables& tables, int depth, float scale, float mean,
                   const float* values, int64_t n, uint8_t* codes);
 
+float RootMeanSquare(const float* values, int64_t n);
+
 // As RoundGroup, with the scale of least error among the grid's nearest to `scale_guess`:
 // indices within `reach` of it. Returns the index; codes are those of that scale.
 int FitScale(const LevelTables& tables, int depth, int scale_steps, float scale_guess, int reach,

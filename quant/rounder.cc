@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "quant/affine.h"
+#include "quant/round_group.h"
+#include "quant/scale_grid.h"
 #include "quant/scaled_codes.h"
 #include "tensor/dtype.h"
 
@@ -12,6 +14,10 @@ namespace {
 float NearestHalf(float value) {
   constexpr float kMost = 65504;
   return F16ToFloat(FloatToF16(std::clamp(value, -kMost, kMost)));
+}
+
+int64_t TilesIn(const RowBlock& block, int64_t tile_rows) {
+  return (static_cast<int64_t>(block.rows.size()) + tile_rows - 1) / tile_rows;
 }
 
 class CpuRounder : public Rounder {
@@ -58,6 +64,42 @@ class CpuRounder : public Rounder {
     return sum;
   }
 
+  Status RoundToLevels(const FeedbackInput& feedback, const LevelRule& rule,
+                       std::span<uint8_t> codes) override {
+    RoundWithFeedback(feedback, pool_, [&](const ColumnTile& tile, float* target, float* rounded) {
+      RoundRows(tile, target, rounded, [&](int64_t place, float t) {
+        const int64_t row = tile.row[place];
+        const int64_t group = rule.cluster[tile.column] * feedback.rows + row;
+        uint8_t& code = codes[row * feedback.columns + tile.column];
+        code = 0;
+        const int depth = rule.depth[group];
+        if (depth == 0) return 0.0f;
+        const float scale = rule.scale[group];
+        code = rule.tables->Encode(depth, t / scale);
+        return scale * rule.tables->table[depth][code];
+      });
+    });
+    return absl::OkStatus();
+  }
+
+  Status RoundToFittedLevels(const FeedbackInput& feedback, const FittedLevelRule& rule,
+                             std::span<uint8_t> codes) override {
+    std::vector<int64_t> first_tile = {0};  // of each block
+    for (const RowBlock& block : feedback.blocks) {
+      first_tile.push_back(first_tile.back() + TilesIn(block, feedback.tile_rows));
+    }
+    RoundWithFeedback(feedback, pool_, [&](const ColumnTile& tile, float* target, float* rounded) {
+      const int64_t row_tile = first_tile[tile.block] + tile.first / feedback.tile_rows;
+      const int64_t group = row_tile * feedback.columns + tile.column;
+      std::vector<uint8_t> of_tile(tile.rows);
+      RoundGroupOfTile(tile, rule, group, target, rounded, of_tile.data());
+      for (int64_t i = 0; i < tile.rows; ++i) {
+        codes[tile.row[i] * feedback.columns + tile.column] = of_tile[i];
+      }
+    });
+    return absl::OkStatus();
+  }
+
   Status RoundToGrids(const FeedbackInput& feedback, AffineMatrix& m) override {
     const auto kept = static_cast<int64_t>(m.kept_columns.size());
     std::vector<int64_t> kept_index(m.columns, -1);
@@ -73,6 +115,28 @@ class CpuRounder : public Rounder {
   }
 
  private:
+  // codes[tile.rows] are 0 before.
+  static void RoundGroupOfTile(const ColumnTile& tile, const FittedLevelRule& rule, int64_t group,
+                               float* target, float* rounded, uint8_t* codes) {
+    const float rms = RootMeanSquare(target, tile.rows);
+    if (!(rms > 0)) rule.depth[group] = 0;
+    const int depth = rule.depth[group];
+    if (depth == 0) {
+      RoundRows(tile, target, rounded, [](int64_t, float) { return 0.0f; });
+      return;
+    }
+    const int index =
+        FitScale(*rule.tables, depth, rule.scale_steps, rms, rule.reach, target, tile.rows, codes);
+    const float scale = ScaleFromIndex(index, rule.scale_steps);
+    rule.scale[group] = scale;
+    const float* table = rule.tables->table[depth].data();
+    RoundRows(tile, target, rounded, [&](int64_t r, float t) {
+      // Without feedback between rows the fit has already rounded what is rounded here.
+      if (tile.lower != nullptr) codes[r] = rule.tables->Encode(depth, t / scale);
+      return scale * table[codes[r]];
+    });
+  }
+
   ThreadPool& pool_;
 };
 

@@ -20,12 +20,13 @@
 #include "kernels/backend.h"
 #include "quant/curvature.h"
 #include "quant/feedback.h"
+#include "quant/tables.h"
 #include "quant/trellis_search.h"
 
 namespace cvxq {
 
-// The most rows of a tile on a device where all rows feed each other: 96 take three quarters of the
-// time of 128, for 0.1 % more distortion with the trellis (64: 0.6 %); nothing else depends on it.
+// The most rows of a tile of the trellis on a device where all rows feed each other: 96 take three
+// quarters of the time of 128, for 0.1 % more distortion (64: 0.6 %).
 inline constexpr int64_t kDeviceTileRows = 96;
 
 // Trellis-coded quantisation: of each weight the step and the weight of a squared error of one step
@@ -37,6 +38,27 @@ struct TrellisRule {
   std::span<const int8_t> row_class, column_class;
   const TrellisPrices* prices = nullptr;
   std::span<const float> row_curvature, column_curvature;  // D_O [M], D_I [N]
+};
+
+// Levels of tables, by the depth of a group: scale * table[depth][code]; depth 0 is 0 and has code
+// 0. Groups are one row of one cluster of columns each, their scales known.
+struct LevelRule {
+  const LevelTables* tables = nullptr;
+  std::span<const int32_t> cluster;  // [N] of each column
+  std::span<const uint8_t> depth;    // [clusters, M]
+  std::span<const float> scale;      // the same
+};
+
+// The same levels for groups that are one column of one tile of rows each. A group's scale is
+// fitted when its turn comes, to what feedback from other tiles and columns has made of it:
+// FitScale, from the root mean square.
+struct FittedLevelRule {
+  const LevelTables* tables = nullptr;
+  int scale_steps = 4;  // of the grid of scales, to an octave
+  int reach = 2;        // steps of it to either side of the root mean square that are tried
+  // [tiles, N], the tiles in the order of the blocks.
+  std::span<uint8_t> depth;  // set to 0 where there is nothing but zeros
+  std::span<float> scale;    // set where the depth is not 0
 };
 
 // Any thread, several at once. Everything referred to outlives the call. Errors: those of a device.
@@ -54,6 +76,13 @@ class Rounder {
   // to tile of a block whose rows feed each other; other blocks have one tile.
   virtual StatusOr<double> RoundToTrellis(const FeedbackInput& feedback, const TrellisRule& rule,
                                           std::span<int16_t> integers) = 0;
+
+  // Set codes [M, N]. A tile of fitted levels is a row of groups, so a device takes it as it is,
+  // and leaves tiles of more than 128 rows (DeviceFittedTable::kMostRows) to the host.
+  virtual Status RoundToLevels(const FeedbackInput& feedback, const LevelRule& rule,
+                               std::span<uint8_t> codes) = 0;
+  virtual Status RoundToFittedLevels(const FeedbackInput& feedback, const FittedLevelRule& rule,
+                                     std::span<uint8_t> codes) = 0;
 
   // Sets the codes of m on its grids, and the halves of the columns that it keeps.
   virtual Status RoundToGrids(const FeedbackInput& feedback, AffineMatrix& m) = 0;

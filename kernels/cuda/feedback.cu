@@ -34,6 +34,7 @@ namespace {
 // Of a tile: the most rows of the trellis, the rows of levels (nothing depends on them), columns.
 constexpr int kFeedingRows = 128, kFreeRows = 256, kLevelRows = 64;
 constexpr int kFeedingColumns = 32, kFreeColumns = 128;
+static_assert(DeviceFittedTable::kMostRows <= ScalarRule<FittedLevels>::kMost * kWarp);
 
 // sums[column[c]] += the sum of squares[tiles, c] (c < width).
 __global__ void AddSquaresKernel(const float* squares, const int32_t* column, float* sums,
@@ -122,7 +123,8 @@ class CudaRounder : public DeviceRounder {
 
   void Round(const DeviceFeedback& f, const DeviceFittedTable& rule, Tensor codes) override {
     if (device_->failed()) return;
-    Require(f.tile_rows <= kFeedingRows, "Round: tiles of fitted groups are too long");
+    Require(f.tile_rows <= DeviceFittedTable::kMostRows,
+            "Round: tiles of fitted groups are too long");
     FittedLevels levels = {.depth = Data<uint8_t>(rule.depth),
                            .place = Data<int32_t>(rule.place),
                            .scales = Data<float>(rule.scales),

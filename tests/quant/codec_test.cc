@@ -57,7 +57,8 @@ CodecInput Input(Codec codec, const Linear& linear, const CurvatureFactor* facto
 
 PackedMatrix Code(Codec codec, const CodecInput& input, int threads = 1) {
   ThreadPool pool(threads);
-  return codec == Codec::kLloyd ? CodeLloyd(input, pool) : CodeCompanded(input, pool);
+  if (codec == Codec::kCompanded) return CodeCompanded(input, pool);
+  return CodeLloyd(input, pool, *MakeCpuRounder(pool)).value();
 }
 
 int64_t GroupOf(const GroupLayout& layout, const std::vector<int32_t>& cluster, int64_t row,
