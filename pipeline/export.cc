@@ -3,24 +3,22 @@
 #include <algorithm>
 #include <filesystem>
 #include <memory>
-#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
 #include "base/failpoint.h"
 #include "base/interrupt.h"
-#include "base/size.h"
 #include "base/stopwatch.h"
 #include "base/thread_pool.h"
 #include "formats/grid_coder.h"
 #include "pipeline/evaluate.h"
+#include "pipeline/export_choice.h"
 #include "pipeline/export_statistics.h"
 #include "pipeline/linear_plan.h"
 #include "pipeline/model_files.h"
 #include "pipeline/output.h"
 #include "pipeline/output_guard.h"
-#include "pipeline/type_choice.h"
+#include "pipeline/row_sample.h"
 #include "storage/files.h"
 #include "storage/spill_store.h"
 
@@ -30,8 +28,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kSmallModel = int64_t{256} << 20;
-
-using Choice = std::vector<const WeightType*>;  // of every matrix
 
 StatusOr<std::unique_ptr<ExportFormat>> MakeFormat(const ExportOptions& options,
                                                    const ModelFiles& files) {
@@ -51,68 +47,6 @@ StatusOr<std::unique_ptr<ExportFormat>> MakeFormat(const ExportOptions& options,
   return absl::InternalError("a format without a maker");
 }
 
-// Some rows of a matrix, evenly spread and whole blocks of those that feed one another, with their
-// curvature; their distortion times `scale` stands for that of all.
-struct RowSample {
-  std::vector<float> w;
-  MatrixCurvature curvature;
-  int64_t rows = 0;
-  double scale = 1;
-};
-
-// The sum of row weight times squares: what distortion is in proportion to.
-double Energy(const std::vector<float>& w, const std::vector<float>& row_weight, int64_t columns) {
-  double sum = 0;
-  for (size_t r = 0; r < row_weight.size(); ++r) {
-    double row = 0;
-    for (int64_t c = 0; c < columns; ++c) {
-      const double value = w[r * columns + c];
-      row += value * value;
-    }
-    sum += row * row_weight[r];
-  }
-  return sum;
-}
-
-RowSample SampleRows(std::vector<float> w, MatrixCurvature curvature, int64_t columns,
-                     int64_t measured_rows) {
-  RowSample sample;
-  const auto rows = static_cast<int64_t>(curvature.row_weight.size());
-  const auto blocks = static_cast<int64_t>(curvature.blocks.size());
-  const int64_t unit = blocks > 0 ? static_cast<int64_t>(curvature.blocks[0].rows.size()) : 1;
-  const int64_t units = blocks > 0 ? blocks : rows;
-  const int64_t take = std::max<int64_t>(1, measured_rows / unit);
-  if (2 * take > units) {
-    sample.rows = rows;
-    sample.w = std::move(w);
-    sample.curvature = std::move(curvature);
-    return sample;
-  }
-  std::vector<int32_t> chosen;
-  for (int64_t i = 0; i < take; ++i) {
-    const int64_t at = i * units / take;
-    if (blocks == 0) {
-      chosen.push_back(static_cast<int32_t>(at));
-      continue;
-    }
-    RowBlock block = std::move(curvature.blocks[at]);
-    for (int32_t& row : block.rows) {
-      chosen.push_back(row);
-      row = static_cast<int32_t>(chosen.size()) - 1;
-    }
-    sample.curvature.blocks.push_back(std::move(block));
-  }
-  for (const int32_t row : chosen) {
-    sample.w.insert(sample.w.end(), &w[row * columns], &w[row * columns] + columns);
-    sample.curvature.row_weight.push_back(curvature.row_weight[row]);
-  }
-  sample.rows = static_cast<int64_t>(chosen.size());
-  const double part = Energy(sample.w, sample.curvature.row_weight, columns);
-  if (part > 0) sample.scale = Energy(w, curvature.row_weight, columns) / part;
-  sample.curvature.inputs = std::move(curvature.inputs);
-  return sample;
-}
-
 class Exporter {
  public:
   Exporter(const ExportOptions& options, Progress& progress)
@@ -125,9 +59,10 @@ class Exporter {
     CVXQ_RETURN_IF_ERROR(Open());
     if (!options_.nearest || options_.check_samples > 0) CVXQ_RETURN_IF_ERROR(Calibrate());
     if (!options_.nearest) CVXQ_RETURN_IF_ERROR(Statistics());
-    Choice choice;
+    ExportChoice choice;
     if (options_.uniform) {
-      CVXQ_ASSIGN_OR_RETURN(choice, Uniform(*options_.uniform));
+      const bool only = options_.format_options.menu.empty();  // then the name is the whole menu
+      CVXQ_ASSIGN_OR_RETURN(choice, ChooseUniform(*format_, *options_.uniform, only));
     } else {
       CVXQ_RETURN_IF_ERROR(Measure());
       CVXQ_ASSIGN_OR_RETURN(choice, Choose());
@@ -225,11 +160,6 @@ class Exporter {
     return absl::OkStatus();
   }
 
-  static bool HasGrids(const ExportMatrix& matrix) {
-    return std::any_of(matrix.types.begin(), matrix.types.end(),
-                       [](const WeightType* type) { return !type->dense(); });
-  }
-
   StatusOr<std::vector<float>> Weights(const ExportMatrix& matrix) const {
     LinearPlan plan;
     plan.name = matrix.name;
@@ -275,172 +205,16 @@ class Exporter {
     return absl::OkStatus();
   }
 
-  // Matrices that must share a type, each alone where it need not.
-  std::vector<std::vector<size_t>> TiedMatrices() const {
-    std::vector<std::vector<size_t>> tied;
-    std::map<int64_t, size_t> place;
-    for (size_t i = 0; i < format_->matrices().size(); ++i) {
-      const int64_t tie = format_->matrices()[i].tie;
-      const auto [found, fresh] = place.emplace(tie, tied.size());
-      if (tie < 0 || fresh) {
-        if (tie >= 0) found->second = tied.size();
-        tied.push_back({i});
-      } else {
-        tied[found->second].push_back(i);
-      }
-    }
-    return tied;
-  }
-
-  StatusOr<Choice> Choose() {
-    const std::vector<ExportMatrix>& matrices = format_->matrices();
-    // Items of the problem, and for each of their options the type.
-    const std::vector<std::vector<size_t>> tied = TiedMatrices();
-    std::vector<TypeOptions> items;
-    std::vector<std::vector<const WeightType*>> types;
-    for (const std::vector<size_t>& members : tied) {
-      TypeOptions& options = items.emplace_back();
-      types.push_back(matrices[members[0]].types);
-      for (size_t t = 0; t < types.back().size(); ++t) {
-        TypeOption& option = options.emplace_back();
-        for (const size_t i : members) {
-          option.bytes += types.back()[t]->Bytes(matrices[i].rows, matrices[i].columns);
-          option.distortion += distortion_[i][t];
-        }
-      }
-    }
-    const auto spread = [&](const TypeChoice& found) {
-      Choice choice(matrices.size());
-      for (size_t item = 0; item < tied.size(); ++item) {
-        for (const size_t i : tied[item]) choice[i] = types[item][found.option[item]];
-      }
-      return choice;
-    };
-    if (options_.bits) {
-      double weights = 0, fixed = 0;  // of matrices with a choice; bytes of others
-      for (const ExportMatrix& matrix : matrices) {
-        const int64_t bytes = matrix.types[0]->Bytes(matrix.rows, matrix.columns);
-        if (HasGrids(matrix)) {
-          weights += static_cast<double>(matrix.rows * matrix.columns);
-        } else {
-          fixed += static_cast<double>(bytes);
-        }
-      }
-      const auto budget = static_cast<int64_t>(fixed + *options_.bits * weights / 8);
-      StatusOr<TypeChoice> found = ChooseTypes(items, budget);
-      if (!found.ok()) return TooSmall(found.status());
-      Keep(items, *found);
-      Choice choice = spread(*found);
-      limit_ = format_->TotalBytes(choice) + budget - found->bytes;
-      return choice;
-    }
-    limit_ = *options_.size;
-    // What else is in the files depends a little on the choice.
-    int64_t budget = limit_;
-    std::optional<TypeChoice> best;
-    constexpr int kRounds = 8;
-    for (int round = 0; round < kRounds; ++round) {
-      StatusOr<TypeChoice> found = ChooseTypes(items, budget);
-      if (!found.ok() && best) break;
-      if (!found.ok()) return TooSmall(found.status());
-      const int64_t others = format_->TotalBytes(spread(*found)) - found->bytes;
-      const int64_t room = limit_ - others;
-      const bool fits = found->bytes <= room, settled = fits && room <= budget;
-      if (fits && (!best || found->distortion < best->distortion)) best = *std::move(found);
-      if (settled) break;
-      budget = fits ? room : std::min(budget - 1, room);
-    }
-    if (!best) return absl::InternalError("the size of the files does not settle");
-    Keep(items, *best);
-    return spread(*best);
-  }
-
-  Status TooSmall(const Status& status) const {
-    Choice least;
-    for (const ExportMatrix& matrix : format_->matrices()) {
-      const WeightType* best = matrix.types[0];
-      for (const WeightType* type : matrix.types) {
-        if (type->Bytes(matrix.rows, matrix.columns) < best->Bytes(matrix.rows, matrix.columns)) {
-          best = type;
-        }
-      }
-      least.push_back(best);
-    }
-    if (!absl::IsInvalidArgument(status)) return status;
-    return absl::InvalidArgumentError(
-        absl::StrCat(options_.bits ? absl::StrFormat("--bits %g", *options_.bits)
-                                   : absl::StrCat("--size ", FormatBytes(*options_.size)),
-                     " is too small for --format ", format_->name(), ": the least is ",
-                     FormatBytes(format_->TotalBytes(least)), " (", BitsOf(least),
-                     " bits a weight); ask for more, or for other types with --menu"));
-  }
-
-  void Keep(const std::vector<TypeOptions>& items, const TypeChoice& found) {
-    const TypeSteps steps = StepsFrom(items, found);
-    report_.least_step_bytes = steps.least;
-    report_.most_step_bytes = steps.most;
-    report_.log2_lambda = found.log2_lambda;
-    report_.predicted_distortion = found.distortion;
-  }
-
-  // Bits a weight of the matrices that have a choice.
-  double BitsOf(const Choice& choice) const {
-    double bytes = 0, weights = 0;
-    for (size_t i = 0; i < choice.size(); ++i) {
-      const ExportMatrix& matrix = format_->matrices()[i];
-      if (!HasGrids(matrix)) continue;
-      bytes += static_cast<double>(choice[i]->Bytes(matrix.rows, matrix.columns));
-      weights += static_cast<double>(matrix.rows * matrix.columns);
-    }
-    return weights > 0 ? 8 * bytes / weights : 0;
-  }
-
-  // One type wherever it can be; elsewhere the smallest that is no smaller, else the largest. Where
-  // it can be nowhere, what the format has in its place.
-  StatusOr<Choice> Uniform(const std::string& name) const {
-    const WeightType* asked = nullptr;
-    std::vector<std::string> known;
-    for (const ExportMatrix& matrix : format_->matrices()) {
-      for (const WeightType* type : matrix.types) {
-        if (type->name() == name) asked = type;
-        if (std::find(known.begin(), known.end(), type->name()) == known.end()) {
-          known.push_back(type->name());
-        }
-      }
-    }
-    if (asked == nullptr && options_.format_options.menu.empty()) {  // nothing else is on the menu
-      Choice choice;
-      for (const ExportMatrix& matrix : format_->matrices()) choice.push_back(matrix.types[0]);
-      return choice;
-    }
-    if (asked == nullptr) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "--uniform ", name, " is no type that a matrix of this model can have; types are ",
-          absl::StrJoin(known, ", ")));
-    }
-    return UniformOf(*asked);
-  }
-
-  Choice UniformOf(const WeightType& asked) const {
-    constexpr int64_t kMany = 1 << 20;  // columns of any block
-    const auto bits = [&](const WeightType& type) {
-      return static_cast<double>(type.Bytes(1, kMany));
-    };
-    Choice choice;
-    for (const ExportMatrix& matrix : format_->matrices()) {
-      const WeightType* best = nullptr;
-      const WeightType* largest = matrix.types[0];
-      for (const WeightType* type : matrix.types) {
-        if (type == &asked) best = type;
-        if (bits(*type) > bits(*largest)) largest = type;
-      }
-      for (const WeightType* type : matrix.types) {
-        if (best == &asked || bits(*type) < bits(asked)) continue;
-        if (best == nullptr || bits(*type) < bits(*best)) best = type;
-      }
-      choice.push_back(best != nullptr ? best : largest);
-    }
-    return choice;
+  StatusOr<ExportChoice> Choose() {
+    CVXQ_ASSIGN_OR_RETURN(FittedChoice fitted,
+                          options_.bits ? ChooseForBits(*format_, distortion_, *options_.bits)
+                                        : ChooseForSize(*format_, distortion_, *options_.size));
+    limit_ = fitted.limit_bytes;
+    report_.least_step_bytes = fitted.steps.least;
+    report_.most_step_bytes = fitted.steps.most;
+    report_.log2_lambda = fitted.log2_lambda;
+    report_.predicted_distortion = fitted.distortion;
+    return std::move(fitted.types);
   }
 
   StatusOr<ExportedMatrix> CodeMatrix(size_t index, const WeightType& type,
@@ -464,7 +238,7 @@ class Exporter {
     return result;
   }
 
-  Status WriteTo(const std::string& folder, const Choice& choice) {
+  Status WriteTo(const std::string& folder, const ExportChoice& choice) {
     auto phase = progress_.Start("code", static_cast<int64_t>(choice.size()), "matrices");
     measured_.assign(choice.size(), 0.0);
     CVXQ_RETURN_IF_ERROR(format_->Write(
@@ -476,7 +250,7 @@ class Exporter {
           return matrix;
         },
         folder));
-    phase.Done(absl::StrFormat("%.4f bits a weight", BitsOf(choice)));
+    phase.Done(absl::StrFormat("%.4f bits a weight", BitsOf(*format_, choice)));
     watch_.Lap("code");
     return absl::OkStatus();
   }
@@ -500,30 +274,19 @@ class Exporter {
 
   // The largest of the files with one type everywhere that is no larger than what was written: if
   // it is the better one, it is what is written.
-  Status CompareWithUniform(Choice& choice) {
-    Choice best;
-    const WeightType* name = nullptr;
-    for (const ExportMatrix& matrix : format_->matrices()) {
-      for (const WeightType* type : matrix.types) {
-        if (type->dense()) continue;
-        Choice uniform = UniformOf(*type);
-        const int64_t bytes = format_->TotalBytes(uniform);
-        if (bytes > limit_ || (!best.empty() && bytes <= format_->TotalBytes(best))) continue;
-        best = std::move(uniform);
-        name = type;
-      }
-    }
-    if (best.empty() || best == choice) return absl::OkStatus();
+  Status CompareWithUniform(ExportChoice& choice) {
+    const UniformChoice best = LargestUniform(*format_, limit_);
+    if (best.type == nullptr || best.types == choice) return absl::OkStatus();
     const std::vector<double> measured = measured_;
     const std::string folder = output_->folder() + "/uniform";
     std::error_code error;
     if (!fs::create_directory(folder, error)) {
       return absl::InternalError(absl::StrCat("cannot create ", folder, ": ", error.message()));
     }
-    CVXQ_RETURN_IF_ERROR(WriteTo(folder, best));
+    CVXQ_RETURN_IF_ERROR(WriteTo(folder, best.types));
     CVXQ_ASSIGN_OR_RETURN(const double kl, Divergence(folder));
-    report_.uniform = name->name();
-    report_.uniform_bytes = format_->TotalBytes(best);
+    report_.uniform = best.type->name();
+    report_.uniform_bytes = format_->TotalBytes(best.types);
     report_.uniform_kl = kl;
     if (kl >= *report_.kl) {
       fs::remove_all(folder, error);
@@ -533,11 +296,11 @@ class Exporter {
     progress_.Note(
         absl::StrFormat("%s everywhere measured better (KL %.3g) than the types chosen (%.3g): it "
                         "is what is written",
-                        name->name(), kl, *report_.kl));
+                        best.type->name(), kl, *report_.kl));
     report_.fell_back = true;
     report_.least_step_bytes = report_.most_step_bytes = 0;
     std::swap(*report_.kl, *report_.uniform_kl);
-    choice = best;
+    choice = best.types;
     return TakeFrom(folder);
   }
 
@@ -557,12 +320,12 @@ class Exporter {
                  : absl::OkStatus();
   }
 
-  StatusOr<ExportReport> Publish(const Choice& choice) {
+  StatusOr<ExportReport> Publish(const ExportChoice& choice) {
     report_.output = options_.output;
     report_.format = format_->name();
     report_.calibration = calibration_.description;
     report_.asked_bytes = options_.size;
-    report_.bits_per_weight = BitsOf(choice);
+    report_.bits_per_weight = BitsOf(*format_, choice);
     for (const auto& entry : fs::directory_iterator(output_->folder())) {
       const std::string name = entry.path().filename();
       report_.file_bytes += static_cast<int64_t>(entry.file_size());
@@ -610,9 +373,9 @@ class Exporter {
   CalibrationSet calibration_;
   std::vector<int32_t> check_ids_;  // sequences that no statistics saw
   std::unique_ptr<ExportStatistics> statistics_;
-  std::vector<std::vector<double>> distortion_;  // by matrix and type, nats a token
-  int64_t limit_ = 0;                            // bytes of all files that were asked for
-  std::vector<double> measured_;                 // of each matrix as it was written last
+  TypeDistortions distortion_;
+  int64_t limit_ = 0;             // bytes of all files that were asked for
+  std::vector<double> measured_;  // of each matrix as it was written last
   Stopwatch watch_;
   ExportReport report_;
 };
@@ -621,42 +384,6 @@ class Exporter {
 
 StatusOr<ExportReport> Export(const ExportOptions& options, Progress& progress) {
   return Exporter(options, progress).Run();
-}
-
-nlohmann::ordered_json ExportReport::ToJson() const {
-  nlohmann::ordered_json json;
-  json["output"] = output;
-  json["format"] = format;
-  json["calibration"] = calibration;
-  json["file_bytes"] = file_bytes;
-  json["asked_bytes"] = asked_bytes ? nlohmann::ordered_json(*asked_bytes) : nullptr;
-  json["least_step_bytes"] = least_step_bytes;
-  json["most_step_bytes"] = most_step_bytes;
-  json["bits_per_weight"] = bits_per_weight;
-  json["log2_lambda"] = log2_lambda;
-  json["predicted_distortion"] = predicted_distortion;
-  json["measured_distortion"] = measured_distortion;
-  json["kl"] = kl ? nlohmann::ordered_json(*kl) : nullptr;
-  json["uniform"] = nullptr;
-  if (uniform_kl) {
-    json["uniform"] = {{"type", uniform}, {"file_bytes", *uniform_bytes}, {"kl", *uniform_kl}};
-  }
-  json["fell_back"] = fell_back;
-  json["notes"] = notes;
-  for (const auto& [phase, time] : seconds) json["seconds"][phase] = time;
-  json["sha256"] = sha256;
-  json["matrices"] = nlohmann::ordered_json::array();
-  for (const Matrix& matrix : matrices) {
-    json["matrices"].push_back({{"name", matrix.name},
-                                {"type", matrix.type},
-                                {"rows", matrix.rows},
-                                {"columns", matrix.columns},
-                                {"bytes", matrix.bytes},
-                                {"predicted_distortion", matrix.predicted_distortion},
-                                {"measured_distortion", matrix.measured_distortion}});
-    if (!matrix.fallback.empty()) json["matrices"].back()["fallback"] = matrix.fallback;
-  }
-  return json;
 }
 
 }  // namespace cvxq

@@ -1,5 +1,5 @@
-// Tuning a model whose matrices a stand-in for a codec has "coded". (quantize_test.cc has it with
-// the codecs, end to end.)
+// Tuning a model whose matrices a stand-in for a codec has "coded". (quantize_quality_test.cc has
+// it with the codecs, end to end.)
 #include "pipeline/tune.h"
 
 #include <cmath>
